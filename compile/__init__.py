@@ -1,0 +1,1 @@
+"""Turn a quantized hub into the package that one device loads."""

@@ -1,0 +1,155 @@
+"""Quantized -> a folder that onnxruntime_genai loads on the CPU."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from compile.package import Package, check_same_weights, folder_bytes
+from export.hub import GRAPH, WEIGHTS, copy_side_files
+from export.model import ModelFacts
+from quantize.quantizer import QuantizedModel
+from targets.errors import StageFailed
+
+# int8 activations: what ONNX Runtime's fastest kernels compute with.
+ACCURACY_LEVEL = 4
+
+# ONNX Runtime GenAI's names for architectures, where they differ from transformers'.
+GENAI_TYPES = {"llama": "llama", "mistral": "mistral", "qwen2": "qwen2", "qwen3": "qwen3"}
+
+
+class OnnxRuntimeBackend:
+    """ONNX Runtime's CPU execution provider through ONNX Runtime GenAI."""
+
+    name = "onnxruntime"
+
+    def tools(self) -> Mapping[str, str]:
+        """Versions of the graph library and of the runtime whose kernels the lowering names."""
+        return {tool: version(tool) for tool in ("onnx-ir", "onnxruntime", "onnxruntime-genai")}
+
+    def compile_package(self, quantized: QuantizedModel, out: Path) -> Package:
+        """Lower the hub and write `model.onnx`, its weights, `genai_config.json` and the tokenizer.
+
+        Raises:
+            StageFailed: an attention was not lowered, or a weight changed.
+        """
+        import onnx_ir as ir
+
+        from compile.onnxruntime_lowering import lower_for_onnxruntime
+
+        model = ir.load(quantized.graph)
+        packed = lower_for_onnxruntime(model, quantized.facts, ACCURACY_LEVEL)
+        ir.save(model, out / GRAPH, external_data=WEIGHTS)
+        copy_side_files(quantized.folder, out)
+        (out / "genai_config.json").write_text(json.dumps(genai_config(out, quantized.facts), indent=2) + "\n")
+        shipped = ir.load(out / GRAPH)
+        checks = check_operators(shipped, quantized)
+        digest = check_same_weights(quantized, package_weights(shipped, packed), self.name)
+        return Package(
+            folder=out,
+            facts=quantized.facts,
+            backend=self.name,
+            scheme=quantized.scheme,
+            weights_digest=digest,
+            checks=checks,
+            settings={"accuracy_level": ACCURACY_LEVEL, "past_present_share_buffer": True},
+            package_bytes=folder_bytes(out),
+        )
+
+
+def check_operators(model: "ir.Model", quantized: QuantizedModel) -> dict[str, int]:  # noqa: F821
+    """Count the operators of the shipped graph.
+
+    Raises:
+        StageFailed: an attention, a norm or a quantized weight was left as the hub had it.
+    """
+    found = [node.op_type for node in model.graph]
+    for left in ("Softmax", "DequantizeLinear", "RMSNormalization"):
+        if left in found:
+            raise StageFailed(
+                f"{found.count(left)} {left} were not lowered for ONNX Runtime", "report this model; build for OpenVINO only"
+            )
+    attentions = found.count("GroupQueryAttention")
+    if attentions != quantized.facts.n_layers:
+        raise StageFailed(f"{attentions} GroupQueryAttention for {quantized.facts.n_layers} layers", "report this model")
+    return {
+        "operators": len(found),
+        "attentions": quantized.facts.n_layers,
+        "attentions_fused": attentions,
+        "quantized_weights": sum(quantized.counts.values()),
+        "quantized_matmuls": found.count("MatMulNBits"),
+    }
+
+
+def package_weights(model: "ir.Model", packed: Mapping[str, list[tuple[str, int]]]) -> dict[str, str]:  # noqa: F821
+    """Digest of every hub weight, read back from the MatMulNBits and GatherBlockQuantized of the shipped graph."""
+    import numpy as np
+
+    from compile.matmul_nbits import Blocks, from_blocks
+
+    digests: dict[str, str] = {}
+    for node in model.graph:
+        if node.op_type != "MatMulNBits":
+            continue
+        arrays = [value.const_value.numpy() for value in node.inputs[1:] if value is not None]
+        attributes = {name: node.attributes[name].as_int() for name in ("bits", "block_size", "K")}
+        start = 0
+        for name, width in packed[node.name]:
+            rows = slice(start, start + width)
+            zero_points = arrays[2][rows].astype(np.uint8) if len(arrays) > 2 else None
+            blocks = Blocks(arrays[0][rows], arrays[1][rows], zero_points, *attributes.values())
+            digests[name] = from_blocks(blocks).digest()
+            start += width
+    return digests
+
+
+def genai_config(folder: Path, facts: ModelFacts) -> dict[str, Any]:
+    """What onnxruntime_genai reads to run the graph: names, sizes, token ids and search defaults (greedy)."""
+    generation = json.loads((folder / "generation_config.json").read_text())
+    ids = {key: generation[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id") if generation.get(key) is not None}
+    return {
+        "model": {
+            **ids,
+            "context_length": facts.max_positions,
+            "decoder": {
+                "session_options": {"log_id": "onnxruntime-genai", "provider_options": []},
+                "filename": GRAPH,
+                "head_size": facts.head_dim,
+                "hidden_size": facts.hidden_size,
+                "inputs": {
+                    "input_ids": "input_ids",
+                    "attention_mask": "attention_mask",
+                    "past_key_names": "past_key_values.%d.key",
+                    "past_value_names": "past_key_values.%d.value",
+                },
+                "outputs": {
+                    "logits": "logits",
+                    "present_key_names": "present.%d.key",
+                    "present_value_names": "present.%d.value",
+                },
+                "num_attention_heads": facts.n_heads,
+                "num_hidden_layers": facts.n_layers,
+                "num_key_value_heads": facts.n_kv_heads,
+            },
+            "type": GENAI_TYPES[facts.architecture],
+            "vocab_size": facts.vocab_size,
+        },
+        "search": {"do_sample": False, "max_length": facts.max_positions, "past_present_share_buffer": True},
+    }
+
+
+def with_accuracy_level(package: Path, level: int, out: Path) -> None:
+    """Copy an ONNX Runtime package to `out` with every MatMulNBits at another accuracy level (1 is float32)."""
+    import onnx
+
+    for path in package.iterdir():
+        if path.name != GRAPH:
+            shutil.copyfile(path, out / path.name)
+    model = onnx.load(package / GRAPH, load_external_data=False)
+    for node in model.graph.node:
+        for attribute in node.attribute:
+            if attribute.name == "accuracy_level":
+                attribute.i = level
+    onnx.save(model, out / GRAPH)

@@ -1,0 +1,244 @@
+"""Lower the hub to the operators that ONNX Runtime's CPU kernels are fast at.
+
+    attention block             -> GroupQueryAttention, rotary tables and shared KV buffers inside
+    q, k and v projections      -> one packed MatMulNBits
+    DequantizeLinear + MatMul   -> MatMulNBits
+    RMSNormalization            -> SimplifiedLayerNormalization, with the residual Add: SkipSimplifiedLayerNormalization
+    quantized embedding         -> GatherBlockQuantized on the head's own blocks, so that a tied table is stored once
+"""
+
+import itertools
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx_ir as ir
+from onnx_ir.passes import common
+
+from compile.attention import Attention, find_attentions
+from compile.matmul_nbits import Blocks, concatenate, to_blocks
+from compile.rotary import rotary_tables
+from export.hub_passes import producer
+from export.model import ModelFacts
+from quantize.hub_weights import add_initializer, is_quantized, read_weight
+
+MICROSOFT = "com.microsoft"
+
+
+@dataclass
+class Lowering:
+    """The graph being rewritten, and what its nodes share.
+
+    Attributes:
+        graph: of a model this lowering owns.
+        facts: the architecture.
+        accuracy_level: of every MatMulNBits: 4 computes with int8 activations, 1 with float32.
+        blocks: initializers already written, by weight name.
+        packed: (names, output widths) of every MatMulNBits that holds several weights.
+    """
+
+    graph: ir.Graph
+    facts: ModelFacts
+    accuracy_level: int
+    blocks: dict[str, tuple[Blocks, list[ir.Value | None]]] = field(default_factory=dict)
+    packed: dict[str, list[tuple[str, int]]] = field(default_factory=dict)
+
+
+def lower_for_onnxruntime(hub: ir.Model, facts: ModelFacts, accuracy_level: int) -> dict[str, list[tuple[str, int]]]:
+    """Rewrite `hub` in place.
+
+    Returns:
+        For every MatMulNBits by node name: the hub weights it holds, each with its number of outputs.
+
+    Raises:
+        StageFailed: an attention this file does not know.
+    """
+    lowering = Lowering(hub.graph, facts, accuracy_level)
+    attentions = find_attentions(hub)
+    tables = rotary_tables(hub, attentions[0], facts.max_positions)
+    cos, sin = (add_initializer(hub.graph, name, table) for name, table in zip(("cos_cache", "sin_cache"), tables, strict=True))
+    lengths = sequence_lengths(lowering)
+    for attention in attentions:
+        lower_attention(lowering, attention, [*lengths, cos, sin])
+    common.RemoveUnusedNodesPass()(hub)  # the projections that were packed still stand beside their replacement
+    lower_matmuls(lowering)
+    lower_embedding(lowering)
+    lower_norms(lowering)
+    hub.opset_imports[MICROSOFT] = 1
+    common.RemoveUnusedNodesPass()(hub)
+    hub.graph.inputs[:] = [value for value in hub.graph.inputs if value.name != "position_ids"]
+    common.TopologicalSortPass()(hub)
+    return lowering.packed
+
+
+def sequence_lengths(lowering: Lowering) -> list[ir.Value]:
+    """`seqlens_k` [batch] and `total_sequence_length` [] int32, computed once from the attention mask."""
+    graph = lowering.graph
+    mask = next(value for value in graph.inputs if value.name == "attention_mask")
+    one = add_initializer(graph, "one", np.array([1], np.int64))
+    column = add_initializer(graph, "mask_axis", np.array(1, np.int64))
+    steps = [
+        ir.node("ReduceSum", [mask, one], {"keepdims": 0}, name="seqlens/ReduceSum"),
+        ir.node("Shape", [mask], name="total/Shape"),
+    ]
+    steps.append(ir.node("Sub", [steps[0].outputs[0], one], name="seqlens/Sub"))
+    steps.append(ir.node("Gather", [steps[1].outputs[0], column], {"axis": 0}, name="total/Gather"))
+    casts = [ir.node("Cast", [node.outputs[0]], {"to": ir.DataType.INT32.value}, name=f"{name}/Cast")
+             for name, node in (("seqlens", steps[2]), ("total", steps[3]))]
+    graph.insert_before(graph[0], [*steps, *casts])
+    return [cast.outputs[0] for cast in casts]
+
+
+def lower_attention(lowering: Lowering, attention: Attention, shared: list[ir.Value]) -> None:
+    """Replace one attention block by GroupQueryAttention; `shared` is seqlens, total, cos and sin."""
+    graph, facts = lowering.graph, lowering.facts
+    past = {value.name: value for value in graph.inputs}
+    layer, prefix = attention.layer, f"layers.{attention.layer}.attention"
+    projections = [attention.query, attention.key, attention.value]
+    packed = pack_projections(lowering, projections, f"{prefix}.qkv")
+    node = ir.node(
+        "GroupQueryAttention",
+        inputs=[
+            *([packed, None, None] if packed is not None else projections),
+            past[f"past_key_values.{layer}.key"],
+            past[f"past_key_values.{layer}.value"],
+            *shared,
+        ],
+        attributes={
+            "num_heads": facts.n_heads,
+            "kv_num_heads": facts.n_kv_heads,
+            "scale": attention.scale,
+            "do_rotary": 1,
+            "rotary_interleaved": 0,
+        },
+        domain=MICROSOFT,
+        num_outputs=3,
+        name=f"{prefix}/GroupQueryAttention",
+    )
+    reshape = attention.context.producer()
+    graph.insert_before(reshape if reshape is not None else graph[0], node)
+    context, *present = node.outputs
+    context.dtype, context.shape = ir.DataType.FLOAT, attention.context.shape
+    attention.context.replace_all_uses_with(context)
+    for kind, value in zip(("key", "value"), present, strict=True):
+        position, old = next((i, v) for i, v in enumerate(graph.outputs) if v.name == f"present.{layer}.{kind}")
+        value.type, value.shape = old.type, old.shape
+        old.name = f"{old.name}.unfused"
+        value.name = f"present.{layer}.{kind}"
+        graph.outputs[position] = value
+
+
+def pack_projections(lowering: Lowering, projections: list[ir.Value], name: str) -> ir.Value | None:
+    """Compute q, k and v [.., out] by one MatMulNBits, or None when they are not alike (a bias, mixed widths)."""
+    matmuls = [producer(value, "MatMul") for value in projections]
+    sources = [is_quantized(node.inputs[1]) if node else None for node in matmuls]
+    first = matmuls[0]
+    if first is None or any(node is None or node.inputs[0] is not first.inputs[0] for node in matmuls):
+        return None
+    if any(source is None for source in sources):
+        return None
+    blocks = [to_blocks(read_weight(source)) for source in sources if source is not None]
+    if len({(part.bits, part.block_size, part.zero_points is None) for part in blocks}) > 1:
+        return None
+    names = [str(source.name).removesuffix("/DequantizeLinear") for source in sources if source is not None]
+    widths = [(owner, part.codes.shape[0]) for owner, part in zip(names, blocks, strict=True)]
+    inputs = write_blocks(lowering, name, concatenate(blocks))
+    node = matmul_nbits(lowering, first.inputs[0], concatenate(blocks), inputs, name)
+    lowering.graph.insert_after(first, node)
+    lowering.packed[str(node.name)] = widths
+    return node.outputs[0]
+
+
+def lower_matmuls(lowering: Lowering) -> None:
+    """Replace every MatMul with a quantized weight by MatMulNBits."""
+    for matmul in list(lowering.graph):
+        source = is_quantized(matmul.inputs[1]) if matmul.op_type == "MatMul" else None
+        if source is None or not matmul.outputs[0].uses() and not matmul.outputs[0].is_graph_output():
+            continue
+        name = str(source.name).removesuffix("/DequantizeLinear")
+        blocks, inputs = weight_blocks(lowering, name, source)
+        node = matmul_nbits(lowering, matmul.inputs[0], blocks, inputs, name)
+        lowering.packed[str(node.name)] = [(name, blocks.codes.shape[0])]
+        ir.convenience.replace_nodes_and_values(
+            lowering.graph, matmul, [matmul], [node], list(matmul.outputs), list(node.outputs)
+        )
+
+
+def weight_blocks(lowering: Lowering, name: str, source: ir.Node) -> tuple[Blocks, list[ir.Value | None]]:
+    """The blocks and initializers of a hub weight, written once however many nodes read them."""
+    if name not in lowering.blocks:
+        blocks = to_blocks(read_weight(source))
+        lowering.blocks[name] = blocks, write_blocks(lowering, name, blocks)
+    return lowering.blocks[name]
+
+
+def write_blocks(lowering: Lowering, name: str, blocks: Blocks) -> list[ir.Value | None]:
+    """The initializers of `blocks` in MatMulNBits' order: codes, scales and, when asymmetric, zero points."""
+    arrays = [("codes", blocks.codes), ("scales", blocks.scales)]
+    if blocks.zero_points is not None:
+        arrays.append(("zero_points", blocks.zero_points))
+    return [add_initializer(lowering.graph, f"{name}.blocks.{kind}", array) for kind, array in arrays]
+
+
+def matmul_nbits(
+    lowering: Lowering, hidden: ir.Value | None, blocks: Blocks, inputs: list[ir.Value | None], name: str
+) -> ir.Node:
+    """hidden [.., in] times the weight in `blocks`."""
+    return ir.node(
+        "MatMulNBits",
+        inputs=[hidden, *inputs],
+        attributes={
+            "K": blocks.in_channels,
+            "N": blocks.codes.shape[0],
+            "bits": blocks.bits,
+            "block_size": blocks.block_size,
+            "accuracy_level": lowering.accuracy_level,
+        },
+        domain=MICROSOFT,
+        name=f"{name}/MatMulNBits",
+    )
+
+
+def lower_embedding(lowering: Lowering) -> None:
+    """Gather rows of the quantized table itself; the hub's form would dequantize the whole table at every step."""
+    graph = lowering.graph
+    for gather in list(graph):
+        source = is_quantized(gather.inputs[0]) if gather.op_type == "Gather" else None
+        if source is None:
+            continue
+        name = str(source.name).removesuffix("/DequantizeLinear")
+        blocks, (codes, *rest) = weight_blocks(lowering, name, source)
+        rows = add_initializer(graph, f"{name}.rows", np.array([blocks.codes.shape[0], -1], np.int64))
+        table = ir.node("Reshape", [codes, rows], name=f"{name}/Reshape")
+        node = ir.node(
+            "GatherBlockQuantized",
+            inputs=[table.outputs[0], gather.inputs[1], *rest],
+            attributes={"bits": blocks.bits, "block_size": blocks.block_size, "gather_axis": 0, "quantize_axis": 1},
+            domain=MICROSOFT,
+            name=f"{name}/GatherBlockQuantized",
+        )
+        ir.convenience.replace_nodes_and_values(
+            graph, gather, [gather], [table, node], list(gather.outputs), list(node.outputs)
+        )
+
+
+def lower_norms(lowering: Lowering) -> None:
+    """Use ONNX Runtime's fused norms, and take the residual Add before a norm into it."""
+    graph = lowering.graph
+    for norm in [node for node in graph if node.op_type == "RMSNormalization"]:
+        attributes = {"epsilon": norm.attributes["epsilon"].as_float()}
+        residual = producer(norm.inputs[0], "Add")
+        if residual is None:
+            node = ir.node("SimplifiedLayerNormalization", list(norm.inputs), {**attributes, "axis": -1}, name=norm.name)
+            replaced, results = [norm], [(norm.outputs[0], node.outputs[0])]
+        else:
+            node = ir.node(
+                "SkipSimplifiedLayerNormalization",
+                [*residual.inputs, norm.inputs[1]],
+                attributes,
+                domain=MICROSOFT,
+                num_outputs=4,
+                name=norm.name,
+            )
+            replaced, results = [norm, residual], [(norm.outputs[0], node.outputs[0]), (residual.outputs[0], node.outputs[3])]
+        before, after = (list(side) for side in itertools.zip_longest(*results))
+        ir.convenience.replace_nodes_and_values(graph, norm, replaced, [node], before, after)

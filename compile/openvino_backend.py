@@ -1,0 +1,134 @@
+"""Quantized -> a folder that openvino_genai.LLMPipeline loads."""
+
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from compile.openvino_stateful import make_stateful
+from compile.package import Package, check_same_weights, folder_bytes
+from export.hub import copy_side_files
+from quantize.quantizer import QuantizedModel
+from targets.errors import StageFailed
+
+MODEL = "openvino_model.xml"
+
+
+class OpenVinoBackend:
+    """OpenVINO's CPU plugin through OpenVINO GenAI."""
+
+    name = "openvino"
+
+    def tools(self) -> Mapping[str, str]:
+        """Versions of the converter, the runtime and the tokenizer converter."""
+        return {tool: version(tool) for tool in ("openvino", "openvino-genai", "openvino-tokenizers", "transformers")}
+
+    def compile_package(self, quantized: QuantizedModel, out: Path) -> Package:
+        """Convert the hub to a stateful IR and write it with the tokenizer and detokenizer IR.
+
+        Raises:
+            StageFailed: an attention or a quantized MatMul is not fused in the runtime model, or a weight changed.
+        """
+        import openvino as ov
+
+        model = ov.convert_model(quantized.graph)  # core.read_model leaves decomposed attention unfused
+        make_stateful(model)
+        model.set_rt_info("tapeout", ["producer"])
+        # Scales stay float32: the other runtime multiplies by the same numbers.
+        ov.save_model(model, out / MODEL, compress_to_fp16=False)
+        copy_side_files(quantized.folder, out)
+        write_tokenizers(quantized.folder, out)
+        shipped = ov.Core().read_model(out / MODEL)
+        digest = check_same_weights(quantized, package_weights(shipped, quantized), self.name)
+        checks = check_runtime_model(shipped, quantized)
+        return Package(
+            folder=out,
+            facts=quantized.facts,
+            backend=self.name,
+            scheme=quantized.scheme,
+            weights_digest=digest,
+            checks=checks,
+            settings={"ATTENTION_BACKEND": "SDPA"},
+            package_bytes=folder_bytes(out),
+        )
+
+
+def write_tokenizers(folder: Path, out: Path) -> None:
+    """Convert the Hugging Face tokenizer to OpenVINO's tokenizer and detokenizer IR."""
+    import openvino as ov
+    from openvino_tokenizers import convert_tokenizer
+    from transformers import AutoTokenizer
+
+    hf_tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    tokenizer, detokenizer = convert_tokenizer(hf_tokenizer, with_detokenizer=True)
+    ov.save_model(tokenizer, out / "openvino_tokenizer.xml")
+    ov.save_model(detokenizer, out / "openvino_detokenizer.xml")
+
+
+def check_runtime_model(model: Any, quantized: QuantizedModel) -> dict[str, int]:
+    """Compile for the CPU and count what became of attentions and quantized weights.
+
+    Raises:
+        StageFailed: an attention without its KV cache, or a quantized weight that is multiplied in floating point.
+    """
+    import openvino as ov
+
+    compiled = ov.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    nodes = compiled.get_runtime_model().get_ordered_ops()
+    attentions = [node for node in nodes if layer_type(node) == "ScaledDotProductAttention"]
+    fused = [node for node in attentions if len(sources(node, "MemoryInput")) == 2]
+    products = [node for node in nodes if layer_type(node) in {"FullyConnected", "MatMul"} and has_stored_weight(node)]
+    compressed = [node for node in products if weight_type(node) in {"i4", "u4", "i8", "u8"}]
+    facts = quantized.facts
+    expected = sum(quantized.counts.values()) + (0 if facts.tied_embeddings else -1)  # an untied table is only gathered
+    if len(fused) != facts.n_layers:
+        raise StageFailed(
+            f"OpenVINO fused {len(fused)} of {facts.n_layers} attentions with their KV cache",
+            "report this model: its attention is written in a form the CPU plugin does not recognise",
+        )
+    if len(compressed) < expected or len(products) > len(compressed):
+        raise StageFailed(
+            f"OpenVINO runs {len(compressed)} of {expected} quantized weights as compressed FullyConnected"
+            f" and {len(products) - len(compressed)} in floating point",
+            f"choose another scheme than {quantized.scheme}",
+        )
+    return {
+        "operators": len(nodes),
+        "attentions": facts.n_layers,
+        "attentions_fused": len(fused),
+        "quantized_weights": sum(quantized.counts.values()),
+        "quantized_matmuls": len(compressed),
+    }
+
+
+def runtime_info(node: Any, key: str) -> str:
+    """One entry of a runtime node's annotations."""
+    value = node.get_rt_info()[key]
+    return str(value if isinstance(value, str) else value.astype(str))
+
+
+def layer_type(node: Any) -> str:
+    """The plugin's name for what the node does."""
+    return runtime_info(node, "layerType")
+
+
+def sources(node: Any, kind: str) -> list[Any]:
+    """Producers of the node's inputs that are of one kind."""
+    return [port.get_node() for port in node.input_values() if layer_type(port.get_node()) == kind]
+
+
+def has_stored_weight(node: Any) -> bool:
+    """Whether the second operand is a constant of the package, rather than another result."""
+    return layer_type(node.input_value(1).get_node()) == "Const"
+
+
+def weight_type(node: Any) -> str:
+    """The type the plugin keeps the second operand in (`i4`, `u8`, `f32`, ...)."""
+    return str(node.input_value(1).get_element_type().get_type_name())
+
+
+def package_weights(model: Any, quantized: QuantizedModel) -> dict[str, str]:
+    """Digest of every quantized weight, read back from the constants of the shipped IR."""
+    from compile.openvino_weights import read_weights
+
+    return {name: weight.digest() for name, weight in read_weights(model, set(quantized.weights)).items()}

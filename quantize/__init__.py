@@ -1,0 +1,1 @@
+"""Turn the ONNX hub into a quantized hub."""

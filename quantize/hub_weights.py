@@ -1,0 +1,145 @@
+"""Find the weights of a hub that are worth quantizing, put quantized ones in their place, and read them back."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import ml_dtypes
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from export.hub_passes import producer
+from quantize.weight import QuantizedWeight
+from targets.errors import StageFailed
+
+# (bits, symmetric) -> how a code is stored: signed around zero, or unsigned with a zero point.
+CODE_TYPES = {(4, True): ml_dtypes.int4, (4, False): ml_dtypes.uint4, (8, True): np.int8, (8, False): np.uint8}
+
+
+@dataclass(frozen=True)
+class WeightUse:
+    """A weight and who reads it.
+
+    Attributes:
+        name: of the module that owns it, as in the checkpoint (`model.layers.0.self_attn.q_proj.weight`).
+        value: the initializer: [in, out] for a linear weight, [vocab, hidden] for the embedding table.
+        linear: a MatMul reads it, so it is stored transposed.
+        embedding: the embedding table or the head, which a 4-bit scheme keeps in 8 bits.
+    """
+
+    name: str
+    value: ir.Value
+    linear: bool
+    embedding: bool
+
+    def array(self) -> NDArray[np.float32]:
+        """[out, in] float32."""
+        if self.value.const_value is None:
+            raise StageFailed(f"{self.name} has no data", "export the hub again")
+        weight = self.value.const_value.numpy()
+        return np.ascontiguousarray(weight.T if self.linear else weight)
+
+
+def find_weights(hub: ir.Model, vocab_size: int) -> list[WeightUse]:
+    """Every constant that a MatMul multiplies by or a Gather reads rows of, in graph order, each once."""
+    found: dict[str, WeightUse] = {}
+    for node in hub.graph:
+        if node.op_type not in {"MatMul", "Gather"}:
+            continue
+        value = node.inputs[1] if node.op_type == "MatMul" else node.inputs[0]
+        if value is None or value.name is None or value.const_value is None:
+            continue
+        tensor = value.const_value
+        if len(tensor.shape) != 2 or tensor.dtype != ir.DataType.FLOAT:
+            continue
+        name = value.name.removesuffix("_transposed")
+        embedding = node.op_type == "Gather" or tensor.shape[1] == vocab_size
+        found.setdefault(value.name, WeightUse(name, value, node.op_type == "MatMul", embedding))
+    return list(found.values())
+
+
+def replace_weight(hub: ir.Model, use: WeightUse, weight: QuantizedWeight) -> None:
+    """Store `weight` [out, in] in place of the float one and dequantize it where that was read."""
+    graph = hub.graph
+    inputs = [add_initializer(graph, f"{use.name}.codes", storage(weight)), scale_input(graph, use.name, weight)]
+    if weight.zero_points is not None:
+        zero_points = weight.zero_points.astype(CODE_TYPES[weight.bits, False])
+        inputs.append(add_initializer(graph, f"{use.name}.zero_points", squeeze_groups(zero_points)))
+    grouped = weight.scales.shape[1] > 1
+    dequantize = ir.node(
+        "DequantizeLinear",
+        inputs=inputs,
+        attributes={"axis": 1, "block_size": weight.group_size} if grouped else {"axis": 0},
+        name=f"{use.name}/DequantizeLinear",
+    )
+    dequantize.outputs[0].name = use.name if use.linear else f"{use.name}.dequantized"
+    readers = [user for user, _ in use.value.uses()]
+    graph.insert_before(first_of(graph, readers), dequantize)
+    result = dequantize.outputs[0]
+    if use.linear:
+        transpose = ir.node("Transpose", inputs=[result], attributes={"perm": [1, 0]}, name=f"{use.name}/Transpose")
+        transpose.outputs[0].name = f"{use.name}.transposed"
+        graph.insert_after(dequantize, transpose)
+        result = transpose.outputs[0]
+    old_name = use.value.name
+    use.value.replace_all_uses_with(result)
+    if old_name is not None:
+        del graph.initializers[old_name]
+
+
+def scale_input(graph: ir.Graph, name: str, weight: QuantizedWeight) -> ir.Value:
+    """The scales as an initializer: [out, groups], or [out] when channel-wise."""
+    return add_initializer(graph, f"{name}.scales", squeeze_groups(weight.scales))
+
+
+def squeeze_groups(values: NDArray[np.generic]) -> NDArray[np.generic]:
+    """[out, groups], or [out] when there is one group."""
+    return values if values.shape[1] > 1 else values[:, 0]
+
+
+def storage(weight: QuantizedWeight) -> NDArray[np.generic]:
+    """The stored codes [out, in] in the narrowest ONNX type."""
+    return weight.stored_codes().astype(CODE_TYPES[weight.bits, weight.zero_points is None])
+
+
+def add_initializer(graph: ir.Graph, name: str, array: NDArray[np.generic]) -> ir.Value:
+    """Register `array` as the initializer `name`."""
+    tensor = ir.tensor(np.ascontiguousarray(array), name=name)
+    value = ir.Value(name=name, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor)
+    graph.register_initializer(value)
+    return value
+
+
+def first_of(graph: ir.Graph, nodes: list[ir.Node]) -> ir.Node:
+    """The node of `nodes` that comes first in the graph."""
+    wanted = set(nodes)
+    return next(node for node in graph if node in wanted)
+
+
+def quantized_weights(hub: ir.Model) -> Iterator[tuple[str, ir.Node, QuantizedWeight]]:
+    """(name, its DequantizeLinear, weight) of every quantized weight of the hub, in graph order."""
+    for node in hub.graph:
+        if node.op_type == "DequantizeLinear" and node.name is not None:
+            yield node.name.removesuffix("/DequantizeLinear"), node, read_weight(node)
+
+
+def read_weight(dequantize: ir.Node) -> QuantizedWeight:
+    """The weight behind a DequantizeLinear of the hub."""
+    tensors = [value.const_value for value in dequantize.inputs if value is not None]
+    if any(tensor is None for tensor in tensors):
+        raise StageFailed(f"{dequantize.name} dequantizes something that is not stored", "quantize the hub again")
+    arrays = [tensor.numpy() for tensor in tensors if tensor is not None]
+    codes = arrays[0].astype(np.int16)
+    scales = arrays[1].reshape(codes.shape[0], -1)
+    zero_points = None
+    if len(arrays) > 2:
+        zero_points = arrays[2].astype(np.int16).reshape(scales.shape)
+        codes = codes - np.repeat(zero_points, codes.shape[1] // scales.shape[1], axis=1)
+    bits = 4 if "int4" in str(arrays[0].dtype) else 8
+    return QuantizedWeight(codes, scales, zero_points, bits)
+
+
+def is_quantized(weight: ir.Value | None) -> ir.Node | None:
+    """The DequantizeLinear behind a MatMul's or a Gather's weight, looking through the Transpose, or None."""
+    transpose = producer(weight, "Transpose")
+    return producer(transpose.inputs[0] if transpose else weight, "DequantizeLinear")

@@ -1,0 +1,113 @@
+"""The figures a package must reach before it ships: fidelity by precision class, and the limits of the product."""
+
+from dataclasses import dataclass, fields
+
+from targets.errors import UsageError
+
+POSITIVE = (1e-9, 1e12)
+
+# What each figure can sensibly be, both ends included. NaN is inside no range, and "no limit" is None, not infinity.
+BOUNDS: dict[str, tuple[float, float]] = {
+    "kl_mean_max": (0.0, 20.0),
+    "kl_p99_max": (0.0, 20.0),
+    "top1_min": (0.0, 1.0),
+    "perplexity_ratio_max": (1.0, 100.0),
+    "runtime_kl_gap_max": (0.0, 20.0),
+    "length_ratio_min": (0.0, 1.0),
+    "length_ratio_max": (1.0, 100.0),
+    "ttft_ms_max": POSITIVE,
+    "decode_tokens_per_second_min": POSITIVE,
+    "peak_memory_mb_max": POSITIVE,
+    "package_mb_max": POSITIVE,
+    "load_s_max": POSITIVE,
+}
+
+
+class FieldError(UsageError, ValueError):
+    """A value that a field cannot have; a ValueError too, so that pydantic lists it with its path among the others."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Limits:
+    """What the product allows, whatever the precision. None: the product sets no such limit.
+
+    Attributes:
+        ttft_ms_max: time to the first token in milliseconds, keyed by the prompt's length in tokens.
+        decode_tokens_per_second_min: tokens per second after the first, one sequence at a time.
+        peak_memory_mb_max: highest resident memory of the process that loads and runs the package, in 10^6 bytes.
+        package_mb_max: size of the package's files, in 10^6 bytes.
+        load_s_max: seconds from the start of loading until the first prompt can be taken.
+
+    Raises:
+        FieldError: a figure outside its `BOUNDS`, or a prompt length below one token.
+    """
+
+    ttft_ms_max: dict[int, float] | None = None
+    decode_tokens_per_second_min: float | None = None
+    peak_memory_mb_max: float | None = None
+    package_mb_max: float | None = None
+    load_s_max: float | None = None
+
+    def __post_init__(self) -> None:
+        _check_bounds(self)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Gates(Limits):
+    """What a package of one precision class must reach. An optional figure that is None is no gate.
+
+    KL is the divergence of the package's next-token distribution from the float model's, in nats per token.
+
+    Attributes:
+        kl_mean_max: mean KL over all positions.
+        kl_p99_max: 99th percentile of KL over all positions.
+        top1_min: share of positions, 0 to 1, where both name the same most likely token.
+        perplexity_ratio_max: perplexity of the package over that of the float model, 1 being equal.
+        runtime_kl_gap_max: how far apart, in nats, the mean KL of two runtimes may be on the same weights at float32.
+        length_ratio_min: tokens of greedy answers over those of the float model's, at least this.
+        length_ratio_max: tokens of greedy answers over those of the float model's, at most this.
+
+    Raises:
+        FieldError: a figure outside its `BOUNDS`, or a 99th percentile gate tighter than the gate on the mean.
+    """
+
+    kl_mean_max: float
+    top1_min: float
+    perplexity_ratio_max: float
+    runtime_kl_gap_max: float
+    kl_p99_max: float | None = None
+    length_ratio_min: float | None = None
+    length_ratio_max: float | None = None
+
+    def __post_init__(self) -> None:
+        _check_bounds(self)
+        if self.kl_p99_max is not None and self.kl_p99_max < self.kl_mean_max:
+            raise FieldError(
+                f"kl_p99_max = {self.kl_p99_max} is below kl_mean_max = {self.kl_mean_max}",
+                "a 99th percentile is gated at or above the mean",
+            )
+
+    def within(self, limits: Limits) -> "Gates":
+        """These gates, with each product limit that they do not set themselves taken from `limits`."""
+        own = {field.name: getattr(self, field.name) for field in fields(self)}
+        shared = {field.name: getattr(limits, field.name) for field in fields(Limits) if own[field.name] is None}
+        return Gates(**{**own, **shared})
+
+
+def _check_bounds(figures: Limits) -> None:
+    for field in fields(figures):
+        value = getattr(figures, field.name)
+        if isinstance(value, dict):
+            _check_prompt_lengths(field.name, value)
+        for figure in value.values() if isinstance(value, dict) else [value]:
+            low, high = BOUNDS[field.name]
+            if figure is not None and not low <= figure <= high:
+                raise FieldError(
+                    f"{field.name} = {figure} is outside {low:g} to {high:g}",
+                    "shares are given from 0 to 1, not in percent; leave a key out where there is no limit",
+                )
+
+
+def _check_prompt_lengths(name: str, by_length: dict[int, float]) -> None:
+    if not by_length or min(by_length) < 1:
+        raise FieldError(f"{name} needs prompt lengths of at least one token", f"write {name} = {{ 128 = 400 }}")

@@ -1,0 +1,1 @@
+"""Turn a package and its golden reference into a report and a verdict."""
