@@ -15,7 +15,8 @@ class Attention:
 
     Attributes:
         layer: index, from the name of its KV cache.
-        query: [batch, sequence, heads * head_dim], before the split into heads.
+        query: [batch, sequence, heads * head_dim] before the split into heads, or [batch, sequence, heads, head_dim]
+            where each head is normalised.
         key: [batch, sequence, kv_heads * head_dim].
         value: as `key`.
         context: [batch, sequence, heads * head_dim], what the output projection reads.
@@ -41,6 +42,10 @@ def find_attentions(hub: ir.Model) -> list[Attention]:
         StageFailed: a Softmax that is not the attention the hub's dialect defines.
     """
     found = [match_attention(node) for node in hub.graph if node.op_type == "Softmax"]
+    if not found:
+        raise StageFailed("the hub has no attention", "export the model again")
+    if len({(attention.cos, attention.sin) for attention in found}) > 1:
+        raise StageFailed("the layers of the hub rotate by different angles", "build for OpenVINO only")
     return sorted(found, key=lambda attention: attention.layer)
 
 
@@ -57,7 +62,9 @@ def match_attention(softmax: ir.Node) -> Attention:
     key_cache = follow(softmax, scores.inputs[1], "Transpose", "Reshape", "Expand", "Unsqueeze", "Concat")
     weighted = consumer(softmax, softmax.outputs[0], "MatMul")
     value_cache = follow(softmax, weighted.inputs[1], "Reshape", "Expand", "Unsqueeze", "Concat")
-    key_heads, _, _ = match_rotary(softmax, expect(softmax, key_cache.inputs[1], "Add"))
+    key_heads, *key_rotation = match_rotary(softmax, expect(softmax, key_cache.inputs[1], "Add"))
+    if key_rotation != [cos, sin]:
+        raise unknown(softmax, "rotation of queries and keys by the same angles")
     merged = consumer(softmax, consumer(softmax, weighted.outputs[0], "Transpose").outputs[0], "Reshape")
     return Attention(
         layer=layer_of(softmax, key_cache.outputs[0]),
@@ -82,11 +89,14 @@ def match_rotary(softmax: ir.Node, rotated: ir.Node) -> tuple[ir.Value, ir.Value
 
 
 def split_heads(softmax: ir.Node, heads: ir.Value | None) -> ir.Value:
-    """What a Reshape and a Transpose split into `heads` [batch, heads, sequence, head_dim]."""
-    reshape = follow(softmax, heads, "Transpose", "Reshape")
-    if reshape.inputs[0] is None:
+    """What a Reshape and a Transpose split into `heads` [batch, heads, sequence, head_dim], normalised in between."""
+    split = expect(softmax, heads, "Transpose").inputs[0]
+    if split is not None and producer(split, "RMSNormalization") is not None:
+        return split
+    projection = expect(softmax, split, "Reshape").inputs[0]
+    if projection is None:
         raise unknown(softmax, "a projection")
-    return reshape.inputs[0]
+    return projection
 
 
 def layer_of(softmax: ir.Node, cache: ir.Value) -> int:

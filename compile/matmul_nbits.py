@@ -6,10 +6,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantize.weight import QuantizedWeight
+from targets.errors import StageFailed
 
 # MatMulNBits wants one scale per block of at most 256 inputs, so a channel's one scale is written into each block.
 # Large blocks mean fewer scales to read; 64 was the fastest of 32, 64, 128 and 256 here for both code widths.
-CHANNEL_WISE_BLOCK = 64
+CHANNEL_WISE_BLOCKS = (64, 32, 16)
+BLOCK_SIZES = (16, 32, 64, 128, 256)
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,6 @@ class Blocks:
         zero_points: [out, ceil(blocks * bits / 8)] uint8, low nibble first; None when symmetric.
         bits: 4 or 8.
         block_size: inputs per block.
-        in_channels: inputs; the last block may be padded.
     """
 
     codes: NDArray[np.uint8]
@@ -30,39 +31,65 @@ class Blocks:
     zero_points: NDArray[np.uint8] | None
     bits: int
     block_size: int
-    in_channels: int
+
+    @property
+    def in_channels(self) -> int:
+        """Inputs of the weight."""
+        return int(self.scales.shape[1]) * self.block_size
 
 
 def to_blocks(weight: QuantizedWeight) -> Blocks:
-    """Lay out `weight`; without zero points the kernel takes half the code range as zero."""
+    """Lay out `weight`; without zero points the kernel takes half the code range as zero.
+
+    Raises:
+        StageFailed: the kernel has no block size for the weight's groups.
+    """
     out_channels, in_channels = weight.codes.shape
-    channel_wise = weight.scales.shape[1] == 1
-    block_size = CHANNEL_WISE_BLOCK if channel_wise else weight.group_size
-    blocks = -(-in_channels // block_size)
+    block_size = block_size_for(weight)
+    blocks = in_channels // block_size
     middle = 1 << (weight.bits - 1)
     unsigned = weight.stored_codes() + (middle if weight.zero_points is None else 0)
-    padded = np.full((out_channels, blocks * block_size), middle, np.uint8)
-    padded[:, :in_channels] = unsigned
-    repeat = blocks if channel_wise else 1
+    repeat = blocks // weight.scales.shape[1]
     zero_points = None if weight.zero_points is None else np.repeat(weight.zero_points, repeat, axis=1).astype(np.uint8)
     return Blocks(
-        codes=pack(padded, weight.bits).reshape(out_channels, blocks, -1),
+        codes=pack(unsigned.astype(np.uint8), weight.bits).reshape(out_channels, blocks, -1),
         scales=np.repeat(weight.scales, repeat, axis=1),
         zero_points=None if zero_points is None else pack(zero_points, weight.bits),
         bits=weight.bits,
         block_size=block_size,
-        in_channels=in_channels,
+    )
+
+
+def block_size_for(weight: QuantizedWeight) -> int:
+    """Inputs per block: the group size, or for a channel-wise weight the best size that divides its inputs.
+
+    A last block that is only partly filled would do for MatMulNBits, but GatherBlockQuantized takes its padding for
+    embeddings.
+
+    Raises:
+        StageFailed: there is none.
+    """
+    in_channels = weight.codes.shape[1]
+    channel_wise = weight.scales.shape[1] == 1
+    sizes = CHANNEL_WISE_BLOCKS if channel_wise else {weight.group_size} & set(BLOCK_SIZES)
+    for size in sizes:
+        if in_channels % size == 0:
+            return size
+    groups = "one scale" if channel_wise else f"groups of {weight.group_size}"
+    raise StageFailed(
+        f"MatMulNBits has no block size for {in_channels} input channels with {groups}",
+        f"choose a group size of {', '.join(map(str, BLOCK_SIZES))}, or build for OpenVINO only",
     )
 
 
 def from_blocks(blocks: Blocks) -> QuantizedWeight:
     """Read a weight back out of its blocks."""
     out_channels, count = blocks.scales.shape
-    unsigned = unpack(blocks.codes.reshape(out_channels, -1), blocks.bits)[:, : blocks.in_channels].astype(np.int16)
+    unsigned = unpack(blocks.codes.reshape(out_channels, -1), blocks.bits).astype(np.int16)
     if blocks.zero_points is None:
         return QuantizedWeight(unsigned - (1 << (blocks.bits - 1)), blocks.scales, None, blocks.bits)
     zero_points = unpack(blocks.zero_points, blocks.bits)[:, :count].astype(np.int16)
-    spread = np.repeat(zero_points, blocks.block_size, axis=1)[:, : blocks.in_channels]
+    spread = np.repeat(zero_points, blocks.block_size, axis=1)
     return QuantizedWeight(unsigned - spread, blocks.scales, zero_points, blocks.bits)
 
 
@@ -79,7 +106,6 @@ def concatenate(parts: list[Blocks]) -> Blocks:
         zero_points=np.concatenate(zero_points) if zero_points else None,
         bits=first.bits,
         block_size=first.block_size,
-        in_channels=first.in_channels,
     )
 
 
@@ -89,7 +115,7 @@ def pack(values: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
         return values
     if values.shape[1] % 2:
         values = np.pad(values, ((0, 0), (0, 1)))
-    return values[:, 0::2] | (values[:, 1::2] << 4)
+    return np.asarray(values[:, 0::2] | (values[:, 1::2] << 4), np.uint8)
 
 
 def unpack(packed: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:

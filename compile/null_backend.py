@@ -22,7 +22,9 @@ class NullBackend:
 
     def compile_package(self, quantized: QuantizedModel, out: Path) -> Package:
         """Write `null.json` and the tokenizer to `out`."""
-        (out / MARKER).write_text(json.dumps({"scheme": quantized.scheme, "weights": quantized.weights}, indent=1) + "\n")
+        (out / MARKER).write_text(
+            json.dumps({"scheme": quantized.scheme, "weights": quantized.weights}, indent=1) + "\n"
+        )
         copy_side_files(quantized.folder, out)
         stored = json.loads((out / MARKER).read_text())["weights"]
         count = sum(quantized.counts.values())

@@ -1,11 +1,10 @@
 """Quantized -> a folder that onnxruntime_genai loads on the CPU."""
 
 import json
-import shutil
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from compile.package import Package, check_same_weights, folder_bytes
 from export.hub import GRAPH, WEIGHTS, copy_side_files
@@ -13,11 +12,19 @@ from export.model import ModelFacts
 from quantize.quantizer import QuantizedModel
 from targets.errors import StageFailed
 
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from compile.matmul_nbits import Blocks
+
 # int8 activations: what ONNX Runtime's fastest kernels compute with.
 ACCURACY_LEVEL = 4
 
 # ONNX Runtime GenAI's names for architectures, where they differ from transformers'.
 GENAI_TYPES = {"llama": "llama", "mistral": "mistral", "qwen2": "qwen2", "qwen3": "qwen3"}
+
+# Which input of an operator is the one that varies; the others are codes, scales and zero points.
+NOT_A_WEIGHT = {"MatMulNBits": 0, "GatherBlockQuantized": 1}
 
 
 class OnnxRuntimeBackend:
@@ -59,7 +66,7 @@ class OnnxRuntimeBackend:
         )
 
 
-def check_operators(model: "ir.Model", quantized: QuantizedModel) -> dict[str, int]:  # noqa: F821
+def check_operators(model: "ir.Model", quantized: QuantizedModel) -> dict[str, int]:
     """Count the operators of the shipped graph.
 
     Raises:
@@ -69,11 +76,14 @@ def check_operators(model: "ir.Model", quantized: QuantizedModel) -> dict[str, i
     for left in ("Softmax", "DequantizeLinear", "RMSNormalization"):
         if left in found:
             raise StageFailed(
-                f"{found.count(left)} {left} were not lowered for ONNX Runtime", "report this model; build for OpenVINO only"
+                f"{found.count(left)} {left} were not lowered for ONNX Runtime",
+                "report this model; build for OpenVINO only",
             )
     attentions = found.count("GroupQueryAttention")
     if attentions != quantized.facts.n_layers:
-        raise StageFailed(f"{attentions} GroupQueryAttention for {quantized.facts.n_layers} layers", "report this model")
+        raise StageFailed(
+            f"{attentions} GroupQueryAttention for {quantized.facts.n_layers} layers", "report this model"
+        )
     return {
         "operators": len(found),
         "attentions": quantized.facts.n_layers,
@@ -83,32 +93,48 @@ def check_operators(model: "ir.Model", quantized: QuantizedModel) -> dict[str, i
     }
 
 
-def package_weights(model: "ir.Model", packed: Mapping[str, list[tuple[str, int]]]) -> dict[str, str]:  # noqa: F821
+def package_weights(model: "ir.Model", packed: Mapping[str, list[tuple[str, int]]]) -> dict[str, str]:
     """Digest of every hub weight, read back from the MatMulNBits and GatherBlockQuantized of the shipped graph."""
-    import numpy as np
-
-    from compile.matmul_nbits import Blocks, from_blocks
+    from compile.matmul_nbits import from_blocks
 
     digests: dict[str, str] = {}
     for node in model.graph:
-        if node.op_type != "MatMulNBits":
-            continue
-        arrays = [value.const_value.numpy() for value in node.inputs[1:] if value is not None]
-        attributes = {name: node.attributes[name].as_int() for name in ("bits", "block_size", "K")}
         start = 0
-        for name, width in packed[node.name]:
-            rows = slice(start, start + width)
-            zero_points = arrays[2][rows].astype(np.uint8) if len(arrays) > 2 else None
-            blocks = Blocks(arrays[0][rows], arrays[1][rows], zero_points, *attributes.values())
-            digests[name] = from_blocks(blocks).digest()
+        for name, width in packed.get(node.name or "", ()):
+            digests[name] = from_blocks(stored_blocks(node, slice(start, start + width))).digest()
             start += width
     return digests
+
+
+def stored_blocks(node: "ir.Node", rows: slice) -> "Blocks":
+    """Some outputs of the weight that a MatMulNBits or a GatherBlockQuantized reads."""
+    import numpy as np
+
+    from compile.matmul_nbits import Blocks
+
+    codes, *rest = (value for position, value in enumerate(node.inputs) if position != NOT_A_WEIGHT[node.op_type])
+    reshape = codes.producer() if codes is not None else None
+    stored = [reshape.inputs[0] if reshape is not None else codes, *rest]
+    arrays = [
+        value.const_value.numpy()[rows] for value in stored if value is not None and value.const_value is not None
+    ]
+    return Blocks(
+        codes=arrays[0],
+        scales=arrays[1],
+        zero_points=arrays[2].astype(np.uint8) if len(arrays) > 2 else None,
+        bits=node.attributes["bits"].as_int(),
+        block_size=node.attributes["block_size"].as_int(),
+    )
 
 
 def genai_config(folder: Path, facts: ModelFacts) -> dict[str, Any]:
     """What onnxruntime_genai reads to run the graph: names, sizes, token ids and search defaults (greedy)."""
     generation = json.loads((folder / "generation_config.json").read_text())
-    ids = {key: generation[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id") if generation.get(key) is not None}
+    ids = {
+        key: generation[key]
+        for key in ("bos_token_id", "eos_token_id", "pad_token_id")
+        if generation.get(key) is not None
+    }
     return {
         "model": {
             **ids,
@@ -138,18 +164,3 @@ def genai_config(folder: Path, facts: ModelFacts) -> dict[str, Any]:
         },
         "search": {"do_sample": False, "max_length": facts.max_positions, "past_present_share_buffer": True},
     }
-
-
-def with_accuracy_level(package: Path, level: int, out: Path) -> None:
-    """Copy an ONNX Runtime package to `out` with every MatMulNBits at another accuracy level (1 is float32)."""
-    import onnx
-
-    for path in package.iterdir():
-        if path.name != GRAPH:
-            shutil.copyfile(path, out / path.name)
-    model = onnx.load(package / GRAPH, load_external_data=False)
-    for node in model.graph.node:
-        for attribute in node.attribute:
-            if attribute.name == "accuracy_level":
-                attribute.i = level
-    onnx.save(model, out / GRAPH)

@@ -1,17 +1,19 @@
 """Lower the hub to the operators that ONNX Runtime's CPU kernels are fast at.
 
-    attention block             -> GroupQueryAttention, rotary tables and shared KV buffers inside
-    q, k and v projections      -> one packed MatMulNBits
-    DequantizeLinear + MatMul   -> MatMulNBits
-    RMSNormalization            -> SimplifiedLayerNormalization, with the residual Add: SkipSimplifiedLayerNormalization
-    quantized embedding         -> GatherBlockQuantized on the head's own blocks, so that a tied table is stored once
+attention block             -> GroupQueryAttention, rotary tables and shared KV buffers inside
+q, k and v projections      -> one packed MatMulNBits
+DequantizeLinear + MatMul   -> MatMulNBits
+RMSNormalization            -> SimplifiedLayerNormalization, with the residual Add: SkipSimplifiedLayerNormalization
+quantized embedding         -> GatherBlockQuantized on the head's own blocks, so that a tied table is stored once
 """
 
 import itertools
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 from onnx_ir.passes import common
 
 from compile.attention import Attention, find_attentions
@@ -19,7 +21,7 @@ from compile.matmul_nbits import Blocks, concatenate, to_blocks
 from compile.rotary import rotary_tables
 from export.hub_passes import producer
 from export.model import ModelFacts
-from quantize.hub_weights import add_initializer, is_quantized, read_weight
+from quantize.hub_weights import add_initializer, is_quantized, read_weight, weight_name
 
 MICROSOFT = "com.microsoft"
 
@@ -33,7 +35,7 @@ class Lowering:
         facts: the architecture.
         accuracy_level: of every MatMulNBits: 4 computes with int8 activations, 1 with float32.
         blocks: initializers already written, by weight name.
-        packed: (names, output widths) of every MatMulNBits that holds several weights.
+        packed: for every node with quantized weights by name: the hub weights it holds, each with its outputs.
     """
 
     graph: ir.Graph
@@ -47,7 +49,8 @@ def lower_for_onnxruntime(hub: ir.Model, facts: ModelFacts, accuracy_level: int)
     """Rewrite `hub` in place.
 
     Returns:
-        For every MatMulNBits by node name: the hub weights it holds, each with its number of outputs.
+        For every MatMulNBits and GatherBlockQuantized by node name: the hub weights it holds, each with its number
+        of outputs.
 
     Raises:
         StageFailed: an attention this file does not know.
@@ -55,7 +58,9 @@ def lower_for_onnxruntime(hub: ir.Model, facts: ModelFacts, accuracy_level: int)
     lowering = Lowering(hub.graph, facts, accuracy_level)
     attentions = find_attentions(hub)
     tables = rotary_tables(hub, attentions[0], facts.max_positions)
-    cos, sin = (add_initializer(hub.graph, name, table) for name, table in zip(("cos_cache", "sin_cache"), tables, strict=True))
+    cos, sin = (
+        add_initializer(hub.graph, name, table) for name, table in zip(("cos_cache", "sin_cache"), tables, strict=True)
+    )
     lengths = sequence_lengths(lowering)
     for attention in attentions:
         lower_attention(lowering, attention, [*lengths, cos, sin])
@@ -82,8 +87,10 @@ def sequence_lengths(lowering: Lowering) -> list[ir.Value]:
     ]
     steps.append(ir.node("Sub", [steps[0].outputs[0], one], name="seqlens/Sub"))
     steps.append(ir.node("Gather", [steps[1].outputs[0], column], {"axis": 0}, name="total/Gather"))
-    casts = [ir.node("Cast", [node.outputs[0]], {"to": ir.DataType.INT32.value}, name=f"{name}/Cast")
-             for name, node in (("seqlens", steps[2]), ("total", steps[3]))]
+    casts = [
+        ir.node("Cast", [node.outputs[0]], {"to": ir.DataType.INT32.value}, name=f"{name}/Cast")
+        for name, node in (("seqlens", steps[2]), ("total", steps[3]))
+    ]
     graph.insert_before(graph[0], [*steps, *casts])
     return [cast.outputs[0] for cast in casts]
 
@@ -98,7 +105,7 @@ def lower_attention(lowering: Lowering, attention: Attention, shared: list[ir.Va
     node = ir.node(
         "GroupQueryAttention",
         inputs=[
-            *([packed, None, None] if packed is not None else projections),
+            *([packed, None, None] if packed is not None else [merge_heads(lowering, value) for value in projections]),
             past[f"past_key_values.{layer}.key"],
             past[f"past_key_values.{layer}.value"],
             *shared,
@@ -127,6 +134,18 @@ def lower_attention(lowering: Lowering, attention: Attention, shared: list[ir.Va
         graph.outputs[position] = value
 
 
+def merge_heads(lowering: Lowering, projection: ir.Value) -> ir.Value:
+    """A projection [batch, sequence, heads * head_dim], whether or not its heads are apart."""
+    norm = producer(projection, "RMSNormalization")
+    if norm is None:
+        return projection
+    sizes = np.array([0, 0, -1], np.int64)
+    shape = lowering.graph.initializers.get("merged") or add_initializer(lowering.graph, "merged", sizes)
+    merged = ir.node("Reshape", [projection, shape], name=f"{norm.name}/merged")
+    lowering.graph.insert_after(norm, merged)
+    return merged.outputs[0]
+
+
 def pack_projections(lowering: Lowering, projections: list[ir.Value], name: str) -> ir.Value | None:
     """Compute q, k and v [.., out] by one MatMulNBits, or None when they are not alike (a bias, mixed widths)."""
     matmuls = [producer(value, "MatMul") for value in projections]
@@ -139,10 +158,10 @@ def pack_projections(lowering: Lowering, projections: list[ir.Value], name: str)
     blocks = [to_blocks(read_weight(source)) for source in sources if source is not None]
     if len({(part.bits, part.block_size, part.zero_points is None) for part in blocks}) > 1:
         return None
-    names = [str(source.name).removesuffix("/DequantizeLinear") for source in sources if source is not None]
+    names = [weight_name(source) for source in sources if source is not None]
     widths = [(owner, part.codes.shape[0]) for owner, part in zip(names, blocks, strict=True)]
-    inputs = write_blocks(lowering, name, concatenate(blocks))
-    node = matmul_nbits(lowering, first.inputs[0], concatenate(blocks), inputs, name)
+    joined = concatenate(blocks)
+    node = matmul_nbits(lowering, first.inputs[0], joined, write_blocks(lowering, name, joined), name)
     lowering.graph.insert_after(first, node)
     lowering.packed[str(node.name)] = widths
     return node.outputs[0]
@@ -152,9 +171,9 @@ def lower_matmuls(lowering: Lowering) -> None:
     """Replace every MatMul with a quantized weight by MatMulNBits."""
     for matmul in list(lowering.graph):
         source = is_quantized(matmul.inputs[1]) if matmul.op_type == "MatMul" else None
-        if source is None or not matmul.outputs[0].uses() and not matmul.outputs[0].is_graph_output():
+        if source is None:
             continue
-        name = str(source.name).removesuffix("/DequantizeLinear")
+        name = weight_name(source)
         blocks, inputs = weight_blocks(lowering, name, source)
         node = matmul_nbits(lowering, matmul.inputs[0], blocks, inputs, name)
         lowering.packed[str(node.name)] = [(name, blocks.codes.shape[0])]
@@ -173,16 +192,22 @@ def weight_blocks(lowering: Lowering, name: str, source: ir.Node) -> tuple[Block
 
 def write_blocks(lowering: Lowering, name: str, blocks: Blocks) -> list[ir.Value | None]:
     """The initializers of `blocks` in MatMulNBits' order: codes, scales and, when asymmetric, zero points."""
-    arrays = [("codes", blocks.codes), ("scales", blocks.scales)]
-    if blocks.zero_points is not None:
-        arrays.append(("zero_points", blocks.zero_points))
-    return [add_initializer(lowering.graph, f"{name}.blocks.{kind}", array) for kind, array in arrays]
+    arrays: dict[str, NDArray[Any] | None] = {
+        "codes": blocks.codes,
+        "scales": blocks.scales,
+        "zero_points": blocks.zero_points,
+    }
+    return [
+        add_initializer(lowering.graph, f"{name}.blocks.{kind}", array)
+        for kind, array in arrays.items()
+        if array is not None
+    ]
 
 
 def matmul_nbits(
     lowering: Lowering, hidden: ir.Value | None, blocks: Blocks, inputs: list[ir.Value | None], name: str
 ) -> ir.Node:
-    """hidden [.., in] times the weight in `blocks`."""
+    """Multiply `hidden` [.., in] by the weight in `blocks`."""
     return ir.node(
         "MatMulNBits",
         inputs=[hidden, *inputs],
@@ -205,7 +230,7 @@ def lower_embedding(lowering: Lowering) -> None:
         source = is_quantized(gather.inputs[0]) if gather.op_type == "Gather" else None
         if source is None:
             continue
-        name = str(source.name).removesuffix("/DequantizeLinear")
+        name = weight_name(source)
         blocks, (codes, *rest) = weight_blocks(lowering, name, source)
         rows = add_initializer(graph, f"{name}.rows", np.array([blocks.codes.shape[0], -1], np.int64))
         table = ir.node("Reshape", [codes, rows], name=f"{name}/Reshape")
@@ -216,6 +241,7 @@ def lower_embedding(lowering: Lowering) -> None:
             domain=MICROSOFT,
             name=f"{name}/GatherBlockQuantized",
         )
+        lowering.packed[str(node.name)] = [(name, blocks.codes.shape[0])]
         ir.convenience.replace_nodes_and_values(
             graph, gather, [gather], [table, node], list(gather.outputs), list(node.outputs)
         )
@@ -228,7 +254,8 @@ def lower_norms(lowering: Lowering) -> None:
         attributes = {"epsilon": norm.attributes["epsilon"].as_float()}
         residual = producer(norm.inputs[0], "Add")
         if residual is None:
-            node = ir.node("SimplifiedLayerNormalization", list(norm.inputs), {**attributes, "axis": -1}, name=norm.name)
+            attributes = {**attributes, "axis": -1}
+            node = ir.node("SimplifiedLayerNormalization", list(norm.inputs), attributes, name=norm.name)
             replaced, results = [norm], [(norm.outputs[0], node.outputs[0])]
         else:
             node = ir.node(
@@ -239,6 +266,7 @@ def lower_norms(lowering: Lowering) -> None:
                 num_outputs=4,
                 name=norm.name,
             )
-            replaced, results = [norm, residual], [(norm.outputs[0], node.outputs[0]), (residual.outputs[0], node.outputs[3])]
+            replaced = [norm, residual]
+            results = [(norm.outputs[0], node.outputs[0]), (residual.outputs[0], node.outputs[3])]
         before, after = (list(side) for side in itertools.zip_longest(*results))
         ir.convenience.replace_nodes_and_values(graph, norm, replaced, [node], before, after)

@@ -5,7 +5,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from compile.openvino_names import name_anonymous_nodes
 from compile.openvino_stateful import make_stateful
+from compile.openvino_tokenizer import write_tokenizers
 from compile.package import Package, check_same_weights, folder_bytes
 from export.hub import copy_side_files
 from quantize.quantizer import QuantizedModel
@@ -33,6 +35,7 @@ class OpenVinoBackend:
 
         model = ov.convert_model(quantized.graph)  # core.read_model leaves decomposed attention unfused
         make_stateful(model)
+        name_anonymous_nodes(model)
         model.set_rt_info("tapeout", ["producer"])
         # Scales stay float32: the other runtime multiplies by the same numbers.
         ov.save_model(model, out / MODEL, compress_to_fp16=False)
@@ -51,18 +54,6 @@ class OpenVinoBackend:
             settings={"ATTENTION_BACKEND": "SDPA"},
             package_bytes=folder_bytes(out),
         )
-
-
-def write_tokenizers(folder: Path, out: Path) -> None:
-    """Convert the Hugging Face tokenizer to OpenVINO's tokenizer and detokenizer IR."""
-    import openvino as ov
-    from openvino_tokenizers import convert_tokenizer
-    from transformers import AutoTokenizer
-
-    hf_tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    tokenizer, detokenizer = convert_tokenizer(hf_tokenizer, with_detokenizer=True)
-    ov.save_model(tokenizer, out / "openvino_tokenizer.xml")
-    ov.save_model(detokenizer, out / "openvino_detokenizer.xml")
 
 
 def check_runtime_model(model: Any, quantized: QuantizedModel) -> dict[str, int]:

@@ -64,7 +64,7 @@ def check_same_weights(quantized: QuantizedModel, found: Mapping[str, str], back
     for name, digest in quantized.weights.items():
         if found.get(name) != digest:
             raise StageFailed(
-                f"{backend} package: {name} {'is missing' if name not in found else 'holds other numbers than the hub'}",
+                f"{backend} package: {name} {'holds other numbers than the hub' if name in found else 'is missing'}",
                 "report this model: the back end lost or changed a quantized weight",
             )
-    return digest_weights(dict(found))
+    return digest_weights({name: found[name] for name in quantized.weights})

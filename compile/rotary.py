@@ -28,4 +28,5 @@ def rotary_tables(hub: ir.Model, attention: Attention, positions: int) -> tuple[
     session = onnxruntime.InferenceSession(ir.to_proto(part).SerializeToString(), providers=["CPUExecutionProvider"])
     cos, sin = session.run(None, {"position_ids": np.arange(positions, dtype=np.int64)[None]})
     half = cos.shape[-1] // 2
-    return tuple(np.ascontiguousarray(table.reshape(positions, -1)[:, :half]) for table in (cos, sin))  # type: ignore[return-value]
+    cos, sin = (np.ascontiguousarray(table.reshape(positions, -1)[:, :half]) for table in (cos, sin))
+    return cos, sin

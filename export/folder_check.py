@@ -104,7 +104,7 @@ def _check_config(path: Path, config: dict[str, Any]) -> None:
 
 
 def _check_tokenizer(path: Path, value: dict[str, Any]) -> None:
-    from tokenizers import Tokenizer  # type: ignore[import-untyped,unused-ignore]
+    from tokenizers import Tokenizer
 
     model = value.get("model")
     if not isinstance(model, dict) or model.get("type") not in {"BPE", "Unigram"}:

@@ -25,7 +25,7 @@ class PreTokenizer:
 
 
 def _gpt2() -> Any:
-    from tokenizers import pre_tokenizers  # type: ignore[import-untyped,unused-ignore]
+    from tokenizers import pre_tokenizers
 
     return pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
 

@@ -59,7 +59,7 @@ def _generation(vocabulary: Vocabulary) -> dict[str, Any]:
 
 
 def _byte_level(vocabulary: Vocabulary) -> Any:
-    from tokenizers import Tokenizer, decoders, models, normalizers  # type: ignore[import-untyped,unused-ignore]
+    from tokenizers import Tokenizer, decoders, models, normalizers
 
     pre = PRE_TOKENIZERS[str(vocabulary.pre)]
     ids = {token: index for index, token in enumerate(vocabulary.tokens)}

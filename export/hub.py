@@ -6,10 +6,15 @@ import tempfile
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from export.model import TOKENIZER_FILES, Model, ModelFacts
+from export.model import PROVENANCE, TOKENIZER_FILES, Model, ModelFacts
 from export.parity import Parity, check_parity
 from targets.errors import StageFailed
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+    import torch
 
 GRAPH = "model.onnx"
 WEIGHTS = "model.onnx.data"
@@ -18,7 +23,7 @@ WEIGHTS = "model.onnx.data"
 EXPORT_OPSET = 18
 
 # What a package needs beside the graph, copied along so that each stage reads one folder.
-SIDE_FILES = ("config.json", "generation_config.json", *TOKENIZER_FILES)
+SIDE_FILES = ("config.json", "generation_config.json", PROVENANCE, *TOKENIZER_FILES)
 
 
 @dataclass(frozen=True)
@@ -69,7 +74,7 @@ def copy_side_files(source: Path, out: Path) -> None:
             shutil.copyfile(source / name, out / name)
 
 
-def export_with_optimum(folder: Path, out: Path) -> "torch.nn.Module":  # noqa: F821
+def export_with_optimum(folder: Path, out: Path) -> "torch.nn.Module":
     """Write the straight export of a Hugging Face folder and return the float32 PyTorch model.
 
     Attention must be eager: OpenVINO does not recognise what the exporter makes of PyTorch's fused attention,
@@ -82,7 +87,7 @@ def export_with_optimum(folder: Path, out: Path) -> "torch.nn.Module":  # noqa: 
     from transformers.utils import logging
 
     logging.set_verbosity_error()
-    loaded = AutoModelForCausalLM.from_pretrained(
+    loaded: torch.nn.Module = AutoModelForCausalLM.from_pretrained(
         folder, dtype=torch.float32, attn_implementation="eager", local_files_only=True, trust_remote_code=False
     )
     with warnings.catch_warnings():
@@ -107,7 +112,7 @@ def write_hub_dialect(exported: Path, out: Path, facts: ModelFacts) -> int:
     return len(list(hub.graph))
 
 
-def check_dialect(hub: "ir.Model", facts: ModelFacts) -> None:  # noqa: F821
+def check_dialect(hub: "ir.Model", facts: ModelFacts) -> None:
     """Refuse a hub whose operators are not the expected ones.
 
     Raises:
@@ -121,10 +126,11 @@ def check_dialect(hub: "ir.Model", facts: ModelFacts) -> None:  # noqa: F821
                 f"the hub has {found.count(op_type)} {op_type} where {facts.architecture} has {at_least}",
                 "report this model: the exporter wrote a pattern the hub passes do not know",
             )
+    table = {facts.vocab_size, facts.hidden_size}
     tables = [
         name
         for name, value in hub.graph.initializers.items()
-        if value.const_value is not None and value.const_value.size >= facts.vocab_size * facts.hidden_size
+        if value.const_value is not None and set(value.const_value.shape) == table
     ]
     if len(tables) > (1 if facts.tied_embeddings else 2):
         raise StageFailed(f"the hub stores the embedding more than once: {', '.join(tables)}", "report this model")

@@ -108,38 +108,46 @@ class FuseRmsNormPass(passes.InPlacePass):
 def match_rms_norm(scale: ir.Node) -> tuple[ir.Value, ir.Value, float] | None:
     """(hidden [.., d], weight [d], epsilon) when `scale` is the last Mul of a decomposed RMSNorm, else None."""
     operands = constant_operand(scale) if scale.op_type == "Mul" else None
-    normalised = producer(operands[0], "Mul") if operands else None
-    if (
-        operands is None
-        or normalised is None
-        or operands[1].const_value is None
-        or len(operands[1].const_value.shape) != 1
-    ):
+    if operands is None or operands[1].const_value is None or len(operands[1].const_value.shape) != 1:
         return None
-    for hidden, inverse in (normalised.inputs, reversed(normalised.inputs)):
-        divide = producer(inverse, "Div") or producer(inverse, "Reciprocal")
-        root = producer(divide.inputs[-1], "Sqrt") if divide else None
+    normalised = producer(operands[0], "Mul")
+    for hidden, inverse in (normalised.inputs, reversed(normalised.inputs)) if normalised else ():
+        divide = producer(inverse, "Reciprocal") or producer(inverse, "Div")
+        if divide is None or (divide.op_type == "Div" and scalar(divide.inputs[0]) != 1):
+            continue
+        root = producer(divide.inputs[-1], "Sqrt")
         shifted = producer(root.inputs[0], "Add") if root else None
         moment = constant_operand(shifted) if shifted else None
-        mean = producer(moment[0], "ReduceMean") if moment else None
-        square = producer(mean.inputs[0], "Pow") or producer(mean.inputs[0], "Mul") if mean else None
-        if moment and square and hidden is not None and square.inputs[0] is hidden:
-            epsilon = scalar(moment[1])
-            if epsilon is not None:
-                return hidden, operands[1], epsilon
+        epsilon = scalar(moment[1]) if moment else None
+        if moment and epsilon is not None and hidden is not None and is_mean_square(moment[0], hidden):
+            return hidden, operands[1], epsilon
     return None
 
 
+def is_mean_square(value: ir.Value, hidden: ir.Value) -> bool:
+    """Whether `value` [.., 1] is the mean of the squares of `hidden` [.., d] along its last axis."""
+    mean = producer(value, "ReduceMean")
+    if mean is None or len(mean.inputs) < 2 or scalar(mean.inputs[1]) != -1:
+        return False
+    if "keepdims" in mean.attributes and not mean.attributes["keepdims"].as_int():
+        return False
+    power, product = producer(mean.inputs[0], "Pow"), producer(mean.inputs[0], "Mul")
+    if power is not None:
+        return power.inputs[0] is hidden and scalar(power.inputs[1]) == 2
+    return product is not None and all(factor is hidden for factor in product.inputs)
+
+
 class FiniteMaskPass(passes.InPlacePass):
-    """Replace the float32 minimum (and minus infinity) that hides masked positions by `FINITE_MASK`."""
+    """Raise the float32 minimum (and minus infinity) that hides masked positions to `FINITE_MASK`."""
 
     def call(self, model: ir.Model) -> passes.PassResult:
         replaced = False
-        for value in list(model.graph.initializers.values()):
-            number = scalar(value) if value.dtype == ir.DataType.FLOAT else None
-            if number is not None and number < FINITE_MASK:
-                shape = value.const_value.numpy().shape if value.const_value is not None else ()
-                value.const_value = ir.tensor(np.full(shape, FINITE_MASK, dtype=np.float32), name=value.name)
+        for value in model.graph.initializers.values():
+            if value.const_value is None or value.dtype != ir.DataType.FLOAT:
+                continue
+            array = value.const_value.numpy()
+            if array.min(initial=0) < FINITE_MASK:
+                value.const_value = ir.tensor(np.maximum(array, np.float32(FINITE_MASK)), name=value.name)
                 replaced = True
         return passes.PassResult(model, modified=replaced)
 
@@ -202,6 +210,8 @@ class RaiseOpsetPass(passes.InPlacePass):
 def hub_dialect() -> passes.PassBase:
     """The passes from optimum's export to the hub, in order."""
     return passes.Sequential(
+        # The exporter reads a parameter that equals another one (norms that were never trained) through an Identity.
+        common.IdentityEliminationPass(),
         common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
         # Merging equal constants first lets the next pass see equal expressions.
         common.DeduplicateInitializersPass(size_limit=64),

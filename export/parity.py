@@ -2,12 +2,16 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from export.model import ModelFacts
 from targets.errors import StageFailed
+
+if TYPE_CHECKING:
+    import torch
 
 PREFILL_TOKENS = 48
 DECODE_STEPS = 3
@@ -35,7 +39,7 @@ class Parity:
         return max(self.prefill, *self.decode)
 
 
-def check_parity(torch_model: "torch.nn.Module", graph: Path, facts: ModelFacts) -> Parity:  # noqa: F821
+def check_parity(torch_model: "torch.nn.Module", graph: Path, facts: ModelFacts) -> Parity:
     """Run both models on the same tokens.
 
     Raises:
@@ -60,12 +64,15 @@ def check_parity(torch_model: "torch.nn.Module", graph: Path, facts: ModelFacts)
 
 
 class HubSession:
-    """The hub in ONNX Runtime on the CPU, one sequence, the KV cache carried from step to step."""
+    """The hub in ONNX Runtime on the CPU in float32, one sequence, the KV cache carried from step to step."""
 
     def __init__(self, graph: Path, facts: ModelFacts) -> None:
         import onnxruntime
 
-        self.session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+        options = onnxruntime.SessionOptions()
+        # A quantized hub's products become MatMulNBits as the session starts, by default on int8 activations.
+        options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
+        self.session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
         self.names = [output.name for output in self.session.get_outputs()]
         self.empty = np.zeros((1, facts.n_kv_heads, 0, facts.head_dim), np.float32)
         self.past: dict[str, NDArray[np.float32]] = {}
@@ -93,9 +100,9 @@ class HubSession:
 class TorchSession:
     """The PyTorch model, one sequence, the KV cache carried from step to step."""
 
-    def __init__(self, model: "torch.nn.Module") -> None:  # noqa: F821
+    def __init__(self, model: "torch.nn.Module") -> None:
         self.model = model
-        self.cache: object = None
+        self.cache: Any = None
 
     def step(self, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
         """Logits [1, n, vocab] of the next `n` tokens [1, n]."""

@@ -15,6 +15,9 @@ from targets.errors import StageFailed
 # (bits, symmetric) -> how a code is stored: signed around zero, or unsigned with a zero point.
 CODE_TYPES = {(4, True): ml_dtypes.int4, (4, False): ml_dtypes.uint4, (8, True): np.int8, (8, False): np.uint8}
 
+# A weight's name is kept in that of the node which dequantizes it.
+SUFFIX = "/DequantizeLinear"
+
 
 @dataclass(frozen=True)
 class WeightUse:
@@ -32,11 +35,25 @@ class WeightUse:
     linear: bool
     embedding: bool
 
-    def array(self) -> NDArray[np.float32]:
-        """[out, in] float32."""
+    @property
+    def in_channels(self) -> int:
+        """Weights that make up one output."""
+        return int(self.tensor.numpy().shape[0 if self.linear else 1])
+
+    @property
+    def tensor(self) -> ir.TensorProtocol:
+        """The stored numbers.
+
+        Raises:
+            StageFailed: the initializer has none.
+        """
         if self.value.const_value is None:
             raise StageFailed(f"{self.name} has no data", "export the hub again")
-        weight = self.value.const_value.numpy()
+        return self.value.const_value
+
+    def array(self) -> NDArray[np.float32]:
+        """[out, in] float32."""
+        weight = self.tensor.numpy()
         return np.ascontiguousarray(weight.T if self.linear else weight)
 
 
@@ -70,7 +87,7 @@ def replace_weight(hub: ir.Model, use: WeightUse, weight: QuantizedWeight) -> No
         "DequantizeLinear",
         inputs=inputs,
         attributes={"axis": 1, "block_size": weight.group_size} if grouped else {"axis": 0},
-        name=f"{use.name}/DequantizeLinear",
+        name=f"{use.name}{SUFFIX}",
     )
     dequantize.outputs[0].name = use.name if use.linear else f"{use.name}.dequantized"
     readers = [user for user, _ in use.value.uses()]
@@ -105,7 +122,7 @@ def storage(weight: QuantizedWeight) -> NDArray[np.generic]:
 def add_initializer(graph: ir.Graph, name: str, array: NDArray[np.generic]) -> ir.Value:
     """Register `array` as the initializer `name`."""
     tensor = ir.tensor(np.ascontiguousarray(array), name=name)
-    value = ir.Value(name=name, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor)
+    value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
     graph.register_initializer(value)
     return value
 
@@ -119,8 +136,13 @@ def first_of(graph: ir.Graph, nodes: list[ir.Node]) -> ir.Node:
 def quantized_weights(hub: ir.Model) -> Iterator[tuple[str, ir.Node, QuantizedWeight]]:
     """(name, its DequantizeLinear, weight) of every quantized weight of the hub, in graph order."""
     for node in hub.graph:
-        if node.op_type == "DequantizeLinear" and node.name is not None:
-            yield node.name.removesuffix("/DequantizeLinear"), node, read_weight(node)
+        if node.op_type == "DequantizeLinear":
+            yield weight_name(node), node, read_weight(node)
+
+
+def weight_name(dequantize: ir.Node) -> str:
+    """The name of the weight behind a DequantizeLinear of the hub."""
+    return (dequantize.name or "").removesuffix(SUFFIX)
 
 
 def read_weight(dequantize: ir.Node) -> QuantizedWeight:

@@ -9,6 +9,7 @@ import contextlib
 import io
 import logging
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,9 @@ from numpy.typing import NDArray
 from quantize.scheme import Scheme
 from quantize.weight import QuantizedWeight
 from targets.errors import StageFailed
+
+if TYPE_CHECKING:
+    import onnx
 
 OPSET = 21  # the first with block-wise DequantizeLinear, in which NNCF then writes its result
 
@@ -37,13 +41,14 @@ def quantize_weights(weights: Mapping[str, NDArray[np.float32]], scheme: Scheme)
         compressed = nncf.compress_weights(
             weights_only_model(weights),
             mode=getattr(nncf.CompressWeightsMode, f"INT{scheme.bits}_{'SYM' if scheme.symmetric else 'ASYM'}"),
-            **({"group_size": scheme.group_size or -1, "ratio": 1.0, "all_layers": True} if scheme.bits == 4 else {}),
+            # NNCF, too, calls a whole channel -1.
+            **({"group_size": scheme.group_size, "ratio": 1.0, "all_layers": True} if scheme.bits == 4 else {}),
         )
     stored = {tensor.name: tensor for tensor in compressed.graph.initializer}
     return {name: read_compressed(stored, name, scheme) for name in weights}
 
 
-def weights_only_model(weights: Mapping[str, NDArray[np.float32]]) -> "onnx.ModelProto":  # noqa: F821
+def weights_only_model(weights: Mapping[str, NDArray[np.float32]]) -> "onnx.ModelProto":
     """An ONNX model of one MatMul per weight, each with an input of its own."""
     import onnx
     from onnx import TensorProto, helper, numpy_helper
@@ -59,7 +64,7 @@ def weights_only_model(weights: Mapping[str, NDArray[np.float32]]) -> "onnx.Mode
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=onnx.IR_VERSION)
 
 
-def read_compressed(stored: Mapping[str, "onnx.TensorProto"], name: str, scheme: Scheme) -> QuantizedWeight:  # noqa: F821
+def read_compressed(stored: Mapping[str, "onnx.TensorProto"], name: str, scheme: Scheme) -> QuantizedWeight:
     """The weight NNCF wrote as `<name>_quantized` [in, out], `_scale` and `_zero_point` [groups, out] or [out]."""
     from onnx import numpy_helper
 

@@ -2,7 +2,7 @@
 
 import itertools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +11,10 @@ from export.model import ModelFacts
 from quantize.scheme import parse_scheme
 from quantize.weight import digest_weights
 from targets.errors import StageFailed
+from targets.legality import CHANNEL_WISE
+
+# Offered in place of one that does not divide a weight's input channels.
+GROUP_SIZES = (128, 64, 32)
 
 Progress = Callable[[int, int], None]
 
@@ -68,7 +72,7 @@ def quantize_model(hub: OnnxModel, scheme_name: str, out: Path, progress: Progre
     for _, batch in itertools.groupby(uses, key=lambda use: (layer_of(use.name), use.embedding)):
         members = list(batch)
         how = scheme.embedding if members[0].embedding else scheme
-        refuse_ragged_groups({use.name: use.value.shape for use in members if use.linear}, how.group_size)
+        refuse_ragged_groups({use.name: use.in_channels for use in members}, how.group_size)
         for use, weight in zip(
             members, quantize_weights({use.name: use.array() for use in members}, how).values(), strict=True
         ):
@@ -77,7 +81,9 @@ def quantize_model(hub: OnnxModel, scheme_name: str, out: Path, progress: Progre
             counts[f"int{weight.bits}"] = counts.get(f"int{weight.bits}", 0) + 1
         progress(len(digests), len(uses))
     if not counts.get(scheme.precision):
-        raise StageFailed(f"{scheme_name} quantized no weight of the hub", "report this model: its weights were not found")
+        raise StageFailed(
+            f"{scheme_name} quantized no weight of the hub", "report this model: its weights were not found"
+        )
     ir.save(model, out / GRAPH, external_data=WEIGHTS)
     copy_side_files(hub.folder, out)
     size = (out / WEIGHTS).stat().st_size
@@ -90,17 +96,16 @@ def layer_of(name: str) -> str:
     return found.group() if found else name
 
 
-def refuse_ragged_groups(shapes: dict[str, object], group_size: int) -> None:
-    """Refuse a group size that does not divide a weight's input channels [in, out].
+def refuse_ragged_groups(in_channels: Mapping[str, int], group_size: int) -> None:
+    """Refuse a group size that does not divide a weight's input channels, given by name.
 
     Raises:
         StageFailed: names the weight and what divides it.
     """
-    for name, shape in shapes.items():
-        in_channels = int(shape[0])  # type: ignore[index]
-        if group_size and in_channels % group_size:
-            fitting = [size for size in (128, 64, 32) if in_channels % size == 0]
+    for name, channels in in_channels.items():
+        if group_size != CHANNEL_WISE and channels % group_size:
+            fitting = [f"g{size}" for size in GROUP_SIZES if channels % size == 0]
             raise StageFailed(
-                f"{name} has {in_channels} input channels, which groups of {group_size} do not divide",
-                f"choose {' or '.join(f'g{size}' for size in fitting) or 'channel-wise'} or 'cw'",
+                f"{name} has {channels} input channels, which groups of {group_size} do not divide",
+                f"choose a scheme that ends in {' or '.join((*fitting, 'cw'))}",
             )

@@ -38,7 +38,7 @@ class QuantizedWeight:
 
     def dequantize(self) -> NDArray[np.float32]:
         """[out, in] float32."""
-        return self.codes * np.repeat(self.scales, self.group_size, axis=1)
+        return self.codes.astype(np.float32) * np.repeat(self.scales, self.group_size, axis=1)
 
     def digest(self) -> str:
         """SHA-256 over the numbers, whatever layout, packing or zero point a runtime stores them with.

@@ -68,7 +68,7 @@ class GcResult:
     busy: bool = False
 
 
-class _Busy(Exception):  # noqa: N818 - not an error: a build holds the store
+class _Busy(Exception):
     pass
 
 

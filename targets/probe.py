@@ -157,7 +157,7 @@ def _cpuinfo(proc: Path) -> dict[str, str]:
 
 def _cores_and_memory() -> tuple[int | None, int | None]:
     try:
-        import psutil  # type: ignore[import-untyped]
+        import psutil
     except ImportError:
         return None, None
     return psutil.cpu_count(logical=False), psutil.virtual_memory().total

@@ -16,7 +16,7 @@ from tests.tiny_folder import compile_tokenizer, load_model, load_tokenizer
 
 pytestmark = pytest.mark.truth
 
-DOWNLOADS = Path(__file__).resolve().parents[1] / "artifacts" / ".store" / "downloads"
+DOWNLOADS = Path(__file__).resolve().parents[1] / "artifacts" / ".downloads"
 
 
 @pytest.fixture(scope="session")

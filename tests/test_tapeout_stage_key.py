@@ -3,6 +3,7 @@
 import copy
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -197,3 +198,8 @@ def test_a_record_with_a_field_too_many_or_too_few_is_refused() -> None:
     for wrong in [{**body, "extra": 1}, {name: body[name] for name in body if name != "stage"}]:
         with pytest.raises(IntegrityError):
             Record.decode(canonical_json(wrong))
+
+
+def test_a_record_whose_object_is_not_the_digest_of_its_files_is_refused() -> None:
+    with pytest.raises(IntegrityError):
+        Record.decode(replace(record(), object=OTHER).encode())

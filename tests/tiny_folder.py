@@ -4,17 +4,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tests.tiny_gguf import byte_level, write_vocabulary
+from tests.tiny_gguf import Vocabulary, byte_level, write_vocabulary
 
 
-def write_folder(folder: Path, shard_bytes: int | None = None, **changes: Any) -> Path:
-    """Save a seeded Llama of two layers in `folder`; `changes` go to its configuration."""
+def write_folder(folder: Path, shard_bytes: int | None = None, model_type: str = "llama", **changes: Any) -> Path:
+    """Save a seeded decoder of two layers in `folder`; `changes` go to its configuration."""
     import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    from export.gguf_reader import read_gguf
-    from export.gguf_tokenizer import write_tokenizer
-    from export.gguf_vocabulary import read_vocabulary
+    from transformers import AutoConfig, AutoModelForCausalLM
 
     vocabulary = byte_level("gpt-2", {"tokenizer.chat_template": "{{ messages[0]['content'] }}"})
     torch.manual_seed(1)
@@ -26,15 +22,36 @@ def write_folder(folder: Path, shard_bytes: int | None = None, **changes: Any) -
         "num_key_value_heads": 2,
         "vocab_size": len(vocabulary.tokens),
         "max_position_embeddings": 64,
-    }
-    make: Any = LlamaForCausalLM
-    settings: Any = LlamaConfig
-    make(settings(**(sizes | changes))).save_pretrained(folder, max_shard_size=shard_bytes or "1GB")
-    path = write_vocabulary(folder / "vocabulary.gguf", vocabulary)
-    write_tokenizer(read_vocabulary(read_gguf(path)), 64, folder)
-    path.unlink()
+    } | changes
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(model_type, **sizes))
+    model.save_pretrained(folder, max_shard_size=shard_bytes or "1GB")
+    add_tokenizer(folder, vocabulary, sizes["max_position_embeddings"])
     (folder / "README.md").write_text("---\nlicense: mit\ntags: []\n---\n# A model\n")
     return folder
+
+
+def add_tokenizer(folder: Path, vocabulary: Vocabulary, longest: int) -> None:
+    """Write the tokenizer files of `vocabulary`, for a context of `longest` tokens."""
+    from export.gguf_reader import read_gguf
+    from export.gguf_tokenizer import write_tokenizer
+    from export.gguf_vocabulary import read_vocabulary
+
+    path = write_vocabulary(folder / "vocabulary.gguf", vocabulary)
+    write_tokenizer(read_vocabulary(read_gguf(path)), longest, folder)
+    path.unlink()
+
+
+def spread_vectors(folder: Path) -> None:
+    """Give norms and biases, which transformers starts with ones and zeros, seeded values of their own."""
+    import numpy as np
+    from safetensors.numpy import load_file, save_file
+
+    random = np.random.default_rng(2)
+    tensors = load_file(folder / "model.safetensors")
+    for name in sorted(tensors):
+        if tensors[name].ndim == 1:
+            tensors[name] = tensors[name] + random.normal(0, 0.2, tensors[name].shape).astype(np.float32)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
 
 
 def edit(path: Path, **changes: Any) -> None:
@@ -61,8 +78,8 @@ def load_model(folder: Path, **options: Any) -> Any:
 
 def compile_tokenizer(loaded: Any) -> tuple[Any, Any]:
     """OpenVINO's tokenizer and detokenizer of a loaded tokenizer, compiled for the CPU."""
-    import openvino  # type: ignore[import-untyped,unused-ignore]
-    from openvino_tokenizers import convert_tokenizer  # type: ignore[import-untyped,unused-ignore]
+    import openvino
+    from openvino_tokenizers import convert_tokenizer
 
     forward, back = convert_tokenizer(loaded, with_detokenizer=True)
     core = openvino.Core()

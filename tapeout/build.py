@@ -1,0 +1,153 @@
+"""Build a target: run the plan, judge what was measured, write the bundle."""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tapeout.bundle import Contents, write_bundle
+from tapeout.code_version import tool_version
+from tapeout.executor import Done, Executor, Watcher
+from tapeout.jobs import CandidateJobs, Job, Plan, Request, make_plan
+from tapeout.pipeline import find_stage
+from tapeout.store import Store
+from tapeout.values import from_json, plain
+from targets.errors import IntegrityError
+from targets.target import Target
+from validate.assemble import Built, assemble_devices, headline
+from validate.report import SCHEMA_VERSION, Report, StageRecord
+
+# A damaged entry is set aside when it is read; building again then makes it anew.
+ATTEMPTS = 3
+
+
+@dataclass(frozen=True)
+class Build:
+    """A finished build.
+
+    Attributes:
+        report: of the build.
+        folder: the bundle.
+        written: False when the bundle was already what it should be.
+    """
+
+    report: Report
+    folder: Path
+    written: bool
+
+
+def build(request: Request, store: Store, out: Path, watcher: Watcher) -> Build:
+    """Bring the bundle of a request up to date.
+
+    Raises:
+        TapeoutError: the first failure of a stage; finished stages stay in the store.
+    """
+    plan = make_plan(request)
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            done = Executor(store, watcher).run(plan)
+            contents = gather(request, plan, done, store)
+            folder = out / request.target.name / request.model_name
+            return Build(contents.report, folder, write_bundle(contents, store, folder))
+        except IntegrityError:
+            if attempt == ATTEMPTS:
+                raise
+    raise AssertionError
+
+
+def gather(request: Request, plan: Plan, done: Mapping[Job, Done], store: Store) -> Contents:
+    """Judge the measurements and decide what goes into the bundle."""
+    built = [built_of(candidate, done, store) for candidate in plan.candidates]
+    devices = assemble_devices(request.target, built)
+    verdict, sentence = headline(request.target, devices)
+    golden = done[plan.golden].record.value
+    report = Report(
+        schema_version=SCHEMA_VERSION,
+        target=request.target.name,
+        product=request.target.product,
+        model=done[plan.model].record.value,
+        verdict=verdict,
+        headline=sentence,
+        devices=devices,
+        assumptions=(*request.target.assumptions, *assumptions_of(request.target, done[plan.model].record.value)),
+        golden={**golden, "prompts": golden["plan"]["prompts"]},
+        parity=done[plan.hub].record.value["parity"],
+        stages=tuple(stage_record(job, result) for job, result in done.items()),
+        tapeout=tool_version("tapeout"),
+        created=max((done[each.measure].record.value["taken"] for each in plan.candidates), default=""),
+    )
+    folders, packages = {"golden": done[plan.golden]}, {}
+    for device in devices:
+        for runtime in device.runtimes:
+            if runtime.folder is not None and runtime.shipped is not None:
+                jobs = find_candidate(plan, device.name, runtime.backend, runtime.shipped.scheme)
+                folders[runtime.folder] = done[jobs.compile]
+                packages[runtime.folder] = {
+                    "device": device.name,
+                    "status": runtime.status,
+                    "digest": done[jobs.compile].record.object,
+                    **done[jobs.compile].record.value,
+                }
+    return Contents(report, folders, packages, golden)
+
+
+def built_of(candidate: CandidateJobs, done: Mapping[Job, Done], store: Store) -> Built:
+    """A candidate's package and figures."""
+    package = value_of(candidate.compile, done, store)
+    measured = value_of(candidate.measure, done, store)
+    return Built(
+        device=candidate.device.name,
+        backend=candidate.runtime.backend,
+        scheme=candidate.scheme,
+        package=package,
+        package_digest=done[candidate.compile].record.object,
+        measurement=measured.measurement,
+    )
+
+
+def value_of(job: Job, done: Mapping[Job, Done], store: Store) -> Any:
+    """A job's value; its files are not read, so they are not verified here."""
+    record = done[job].record
+    return from_json(find_stage(job.stage).value, dict(record.value), store.object_path(record.object))
+
+
+def find_candidate(plan: Plan, device: str, backend: str, scheme: str) -> CandidateJobs:
+    """The jobs behind a shipped package."""
+    return next(
+        each
+        for each in plan.candidates
+        if (each.device.name, each.runtime.backend, each.scheme) == (device, backend, scheme)
+    )
+
+
+def stage_record(job: Job, done: Done) -> StageRecord:
+    """A stage as evidence."""
+    record = done.record
+    return StageRecord(
+        name=f"{job.stage} {job.label}".strip(),
+        key=record.key,
+        output=record.object,
+        seconds=record.seconds,
+        peak_memory_bytes=record.peak_bytes,
+        cached=done.cached,
+        tools=dict(record.tools),
+    )
+
+
+def assumptions_of(target: Target, model: Mapping[str, Any]) -> list[str]:
+    """What a reader should hold against these figures."""
+    found = []
+    if any(runtime.status == "host-measured" for device in target.devices for runtime in device.runtimes):
+        found.append("Packages marked host-measured ran on the building host: fidelity is real, latency indicative.")
+    if model.get("quantized_source"):
+        found.append(
+            f"The source weights were stored as {model['quantized_source']}: they sit on a grid, and a scheme on the"
+            " same grid looks better than it would on full-precision weights."
+        )
+    return found
+
+
+def as_dictionary(built: Build) -> dict[str, Any]:
+    """The build for `--format json`."""
+    return {"bundle": str(built.folder), "written": built.written, "report": plain(dataclasses.asdict(built.report))}

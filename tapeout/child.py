@@ -1,0 +1,173 @@
+"""Run one stage in a fresh child process, watch it, and turn whatever happens to it into a value or a typed error."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from targets import errors
+from targets.errors import NoSpace, StageFailed, TapeoutError, TimedOut, WorkerLost
+
+TAIL_BYTES = 4000
+GRACE_S = 5
+
+# No library may leave this machine: hubs are offline and the vendors' telemetry is off.
+ENVIRONMENT = {
+    "HF_HUB_OFFLINE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "TRANSFORMERS_OFFLINE": "1",
+    "NNCF_DISABLE_TELEMETRY": "1",
+    "DO_NOT_TRACK": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "PYTHONHASHSEED": "0",
+}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a child left.
+
+    Attributes:
+        value: the stage's value as JSON.
+        seconds: wall time.
+        peak_bytes: largest resident size of the child.
+    """
+
+    value: dict[str, Any]
+    seconds: float
+    peak_bytes: int
+
+
+class Children:
+    """The running children, so that an interrupted build can end them all."""
+
+    def __init__(self) -> None:
+        self.running: set[subprocess.Popen[str]] = set()
+        self.lock = threading.Lock()
+        self.stopping = False
+
+    @contextlib.contextmanager
+    def started(self, command: list[str], log: IO[str]) -> Iterator[subprocess.Popen[str]]:
+        """A child in a process group of its own, which is gone at the end."""
+        with self.lock:
+            if self.stopping:
+                raise KeyboardInterrupt
+            child = subprocess.Popen(
+                command,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                env={**os.environ, **ENVIRONMENT},
+                start_new_session=True,
+            )
+            self.running.add(child)
+        try:
+            yield child
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGKILL)
+            if child.stdout is not None:
+                child.stdout.close()
+            with self.lock:
+                self.running.discard(child)
+
+    def stop(self) -> None:
+        """End every child and start no more."""
+        with self.lock:
+            self.stopping = True
+            for child in self.running:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(child.pid, signal.SIGTERM)
+
+
+def run_child(
+    job: Mapping[str, Any], scratch: Path, timeout_s: int, children: Children, progress: Callable[[int, int], None]
+) -> Outcome:
+    """Run `job` (see `tapeout.stage_process`) with files below `scratch`.
+
+    Raises:
+        TapeoutError: what the stage raised, as it raised it.
+        TimedOut: it took longer than `timeout_s`.
+        WorkerLost: it died of a signal.
+        StageFailed: it ended without an answer.
+    """
+    job_path, log_path = scratch / "job.json", scratch / "log.txt"
+    job_path.write_text(json.dumps(job), encoding="utf-8")
+    command = [sys.executable, "-m", "tapeout.stage_process", str(job_path)]
+    start = time.monotonic()
+    with (
+        log_path.open("w", encoding="utf-8") as log,
+        children.started(command, log) as child,
+    ):
+        timer = threading.Timer(timeout_s, child.kill)
+        timer.start()
+        try:
+            answer = listen(child, progress)
+            _, status, usage = os.wait4(child.pid, 0)
+        finally:
+            timer.cancel()
+    child.returncode = os.waitstatus_to_exitcode(status)
+    seconds = time.monotonic() - start
+    if children.stopping:
+        raise KeyboardInterrupt
+    if "value" in answer:
+        return Outcome(answer["value"], seconds, usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024))
+    raise failure(str(job["stage"]), answer, child.returncode, tail(log_path), seconds >= timeout_s)
+
+
+def listen(child: subprocess.Popen[str], progress: Callable[[int, int], None]) -> dict[str, Any]:
+    """Pass progress on until the child has answered or closed its end."""
+    answer: dict[str, Any] = {}
+    for line in child.stdout or ():
+        message = json.loads(line)
+        if "progress" in message:
+            progress(*message["progress"])
+        else:
+            answer = message
+    return answer
+
+
+def failure(stage: str, answer: Mapping[str, Any], code: int, log: str, late: bool) -> TapeoutError:
+    """The error for a child that gave no value."""
+    if "error" in answer:
+        kind: type[TapeoutError] = getattr(errors, answer["error"]["type"], StageFailed)
+        return kind(answer["error"]["what"], answer["error"]["help"])
+    if late:
+        return TimedOut(
+            f"stage {stage} did not end within its time limit", "look at the machine's load, then build again"
+        )
+    if "No space left on device" in log:
+        return NoSpace(
+            f"stage {stage} ran out of disk space", "free some space, or set TAPEOUT_STORE to another folder"
+        )
+    if "MemoryError" in log or "bad_alloc" in log or code == -signal.SIGKILL:
+        return WorkerLost(
+            f"stage {stage} ran out of memory or was killed", "close other programs, or use a smaller model"
+        )
+    if code < 0:
+        name = signal.Signals(-code).name
+        return WorkerLost(
+            f"stage {stage} died of {name}: {last_line(log)}", "build again with --debug and report this model"
+        )
+    return StageFailed(f"stage {stage} failed: {last_line(log)}", "build again with --debug to see the whole log")
+
+
+def tail(path: Path) -> str:
+    """The end of a log."""
+    with path.open("rb") as stream:
+        stream.seek(max(0, path.stat().st_size - TAIL_BYTES))
+        return stream.read().decode(errors="replace")
+
+
+def last_line(log: str) -> str:
+    """The last line of a log that says something."""
+    lines = [line.strip() for line in log.splitlines() if line.strip()]
+    return lines[-1] if lines else "it said nothing"

@@ -1,0 +1,86 @@
+"""The command line: human text on standard error, data on standard output, documented exit codes."""
+
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from targets.errors import TapeoutError
+
+STORE_VARIABLE = "TAPEOUT_STORE"
+ARTIFACTS = Path("artifacts")
+
+
+class State:
+    """What every command knows: where the store is, and whether tracebacks are wanted."""
+
+    def __init__(self, store: Path, debug: bool) -> None:
+        self.store_path = store
+        self.debug = debug
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--store", type=click.Path(path_type=Path), help=f"The store's folder [${STORE_VARIABLE} or artifacts/.store]."
+)
+@click.option("--debug", is_flag=True, help="Show tracebacks.")
+@click.version_option(package_name="tapeout", prog_name="tapeout")
+@click.pass_context
+def main(context: click.Context, store: Path | None, debug: bool) -> None:
+    """Turn a small language model into device-ready packages and prove that they work."""
+    path = store or Path(os.environ.get(STORE_VARIABLE) or ARTIFACTS / ".store")
+    context.obj = State(path, debug)
+
+
+def add_commands() -> None:
+    """Attach the commands; their modules import little, so that `--help` stays quick."""
+    from tapeout import cli_build, cli_inspect, cli_store
+
+    for command in (
+        cli_build.build,
+        cli_build.plan,
+        cli_build.validate,
+        cli_build.report,
+        cli_inspect.targets,
+        cli_inspect.doctor,
+        cli_store.store,
+    ):
+        main.add_command(command)
+
+
+add_commands()
+
+
+def run() -> None:
+    """Run the command line and end the process with the documented exit code."""
+    signal.signal(signal.SIGTERM, terminate)
+    try:
+        code = main.main(standalone_mode=False)
+    except click.exceptions.Abort:
+        stop("interrupted", "run the same command again: finished stages are kept", 130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except KeyboardInterrupt as error:
+        terminated = bool(error.args)
+        stop("interrupted", "run the same command again: finished stages are kept", 143 if terminated else 130)
+    except TapeoutError as error:
+        if "--debug" in sys.argv:
+            raise
+        stop(error.what, error.help, error.exit_code)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def terminate(number: int, _: Any) -> None:
+    """End on SIGTERM the way Ctrl-C ends: children stopped, scratch folders removed."""
+    raise KeyboardInterrupt(number)
+
+
+def stop(what: str, advice: str, code: int) -> None:
+    """Print an error and its next step, and end."""
+    click.echo(f"error: {what}", err=True)
+    click.echo(f"help: {advice}", err=True)
+    sys.exit(code)

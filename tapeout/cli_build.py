@@ -1,0 +1,156 @@
+"""Commands that build and judge: build, plan, validate, report."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from tapeout.output import echo_json
+from targets.errors import InputRefused
+from targets.status import Verdict
+
+if TYPE_CHECKING:
+    from tapeout.jobs import Request
+    from validate.report import Report
+
+DEFAULT_MODEL = "smollm2-135m"
+FORMATS = click.Choice(["text", "json"])
+RENDERINGS = click.Choice(["text", "json", "markdown", "html", "junit"])
+INCOMPLETE_UNDER_STRICT = 10
+
+model_option = click.option(
+    "--model",
+    default=DEFAULT_MODEL,
+    show_default=True,
+    help="A catalog name, a Hugging Face folder, hf:owner/name@<40-hex>, or a GGUF file.",
+)
+precision_option = click.option(
+    "--precision", default="auto", show_default=True, help="auto (the smallest that passes), int8 or int4."
+)
+strict_option = click.option("--strict", is_flag=True, help="End with 10 while anything is INCOMPLETE.")
+out_option = click.option(
+    "--out", type=click.Path(path_type=Path), default=Path("artifacts"), show_default=True, help="Where bundles go."
+)
+format_option = click.option("--format", "form", type=FORMATS, default="text", show_default=True)
+
+
+@click.command()
+@click.argument("target")
+@model_option
+@precision_option
+@click.option(
+    "--out", type=click.Path(path_type=Path), default=Path("artifacts"), show_default=True, help="Where bundles go."
+)
+@strict_option
+@format_option
+@click.pass_context
+def build(context: click.Context, /, target: str, model: str, precision: str, **options: object) -> None:
+    """Build the packages of TARGET, measure them and give the verdict."""
+    from rich.console import Console
+
+    from tapeout.build import as_dictionary
+    from tapeout.build import build as run_build
+    from tapeout.store import Store
+    from tapeout.watch import watch
+    from validate.render_terminal import render_terminal
+
+    console = Console(stderr=True)
+    store = Store(context.obj.store_path, warn=lambda text: console.print(f"[yellow]warning:[/] {text}"))
+    request = make_request(target, model, precision, context.obj.store_path)
+    out = Path(str(options["out"]))
+    with watch(console) as watcher:
+        built = run_build(request, store, out, watcher)
+    if options["form"] == "json":
+        echo_json(as_dictionary(built))
+    else:
+        render_terminal(built.report, console, built.folder / "report.html")
+    context.exit(exit_code(built.report, strict=bool(options["strict"])))
+
+
+def make_request(target: str, model: str, precision: str, store: Path) -> "Request":
+    """The request behind a command line; unknown names are refused here, before any work."""
+    from tapeout.jobs import Request
+    from targets.probe import probe_host
+    from targets.target import load_target
+
+    request = Request(load_target(target), model, precision, probe_host(), str(store.absolute().parent / ".downloads"))
+    _ = request.parsed
+    return request
+
+
+def exit_code(report: "Report", *, strict: bool) -> int:
+    """0, 1 when a gate failed, 10 when something is missing and `strict`."""
+    if report.verdict is Verdict.FAIL:
+        return 1
+    return INCOMPLETE_UNDER_STRICT if strict and report.verdict is Verdict.INCOMPLETE else 0
+
+
+@click.command()
+@click.argument("target")
+@model_option
+@precision_option
+@format_option
+@click.pass_context
+def plan(context: click.Context, target: str, model: str, precision: str, form: str) -> None:
+    """Say for each stage whether its result is stored, and if not why."""
+    from dataclasses import asdict
+
+    from tapeout.foresee import foresee
+    from tapeout.jobs import make_plan
+    from tapeout.store import Store
+
+    request = make_request(target, model, precision, context.obj.store_path)
+    foreseen = foresee(make_plan(request), Store(context.obj.store_path))
+    if form == "json":
+        echo_json([asdict(job) for job in foreseen])
+        return
+    for job in foreseen:
+        name = f"{job.stage} {job.label}".strip()
+        took = f"  ({job.seconds:.1f} s when it ran)" if job.seconds is not None else ""
+        click.echo(f"{'hit ' if job.hit else 'miss'}  {name:<40} {job.why}{took}")
+
+
+@click.command()
+@click.argument("bundle", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), help="Folder for the new reports [BUNDLE-validation].")
+@strict_option
+@click.pass_context
+def validate(context: click.Context, bundle: Path, out: Path | None, strict: bool) -> None:
+    """Measure the packages of BUNDLE on this machine and judge them again."""
+    from rich.console import Console
+
+    from tapeout.revalidate import revalidate
+    from validate.render_terminal import render_terminal
+
+    console = Console(stderr=True)
+    folder = out or bundle.parent / f"{bundle.name}-validation"
+    report = revalidate(bundle, folder, lambda text: console.print(text, markup=False, highlight=False))
+    render_terminal(report, console, folder / "report.html")
+    context.exit(exit_code(report, strict=strict))
+
+
+@click.command()
+@click.argument("bundle", type=click.Path(exists=True, path_type=Path))
+@click.option("--format", "form", type=RENDERINGS, default="text", show_default=True)
+@strict_option
+@click.pass_context
+def report(context: click.Context, bundle: Path, form: str, strict: bool) -> None:
+    """Render the report of BUNDLE (or a report.json) again."""
+    from rich.console import Console
+
+    from validate.render_html import render_html
+    from validate.render_junit import render_junit
+    from validate.render_markdown import render_markdown
+    from validate.render_terminal import render_terminal
+    from validate.report import read_report, to_json
+
+    path = bundle / "report.json" if bundle.is_dir() else bundle
+    if not path.is_file():
+        raise InputRefused(f"{bundle} holds no report.json", "name the folder of a bundle")
+    found = read_report(path)
+    if form == "text":
+        render_terminal(found, Console(), path.with_suffix(".html"))
+    else:
+        forms = {"json": to_json, "markdown": render_markdown, "html": render_html, "junit": render_junit}
+        click.echo(forms[form](found), nl=False)
+    context.exit(exit_code(found, strict=strict))

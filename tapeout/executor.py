@@ -1,0 +1,190 @@
+"""Run jobs: look each up in the store, run what is missing in child processes, publish the results."""
+
+import threading
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from export.digest import digest_value
+from tapeout.child import Children, Outcome, run_child
+from tapeout.code_version import code_version, tool_version
+from tapeout.jobs import Job, Plan
+from tapeout.pipeline import Stage, find_stage
+from tapeout.stage_key import Provenance, Record, explain, nearest_record, stage_key
+from tapeout.store import Store
+from targets.errors import IntegrityError
+
+# Stages that measure nothing may run side by side; each uses about one core.
+PARALLEL_STAGES = 2
+
+
+@dataclass(frozen=True)
+class Done:
+    """A job's result.
+
+    Attributes:
+        record: its entry in the store.
+        cached: it was there already.
+    """
+
+    record: Record
+    cached: bool
+
+    @property
+    def digest(self) -> str:
+        """What identifies the result as an input: its files and its value."""
+        return digest_value({"object": self.record.object, "value": self.record.value})
+
+
+class Watcher(Protocol):
+    """What a build tells whoever watches it."""
+
+    def started(self, job: Job, why: str) -> None:
+        """A job runs, because `why`."""
+        ...
+
+    def advanced(self, job: Job, done: int, total: int) -> None:
+        """A job has done `done` of `total`."""
+        ...
+
+    def waiting(self, job: Job) -> None:
+        """Another process is building the same key."""
+        ...
+
+    def finished(self, job: Job, result: Done) -> None:
+        """A job has its result."""
+        ...
+
+
+class Executor:
+    """Runs the jobs of a plan on this machine."""
+
+    def __init__(self, store: Store, watcher: Watcher) -> None:
+        self.store = store
+        self.watcher = watcher
+        self.children = Children()
+        self.alone = threading.Lock()
+
+    def run(self, plan: Plan) -> dict[Job, Done]:
+        """The result of every job.
+
+        Jobs that only compute run side by side; those that measure time run alone, after everything else.
+
+        Raises:
+            TapeoutError: the first failure; what had finished stays in the store.
+        """
+        jobs = plan.jobs()
+        done: dict[Job, Done] = {}
+        quiet = [job for job in jobs if not find_stage(job.stage).exclusive]
+        try:
+            self.run_side_by_side(quiet, done)
+            for job in jobs:
+                if job not in done:
+                    done[job] = self.run_job(job, {name: done[needed] for name, needed in job.inputs.items()})
+        except BaseException:
+            self.children.stop()
+            raise
+        return done
+
+    def run_side_by_side(self, jobs: list[Job], done: dict[Job, Done]) -> None:
+        """Run jobs as their inputs become ready, a few at a time; fills `done`."""
+        with ThreadPoolExecutor(PARALLEL_STAGES) as pool:
+            futures: dict[Job, Future[Done]] = {}
+            for job in jobs:
+                futures[job] = pool.submit(self.run_when_ready, job, {n: futures[j] for n, j in job.inputs.items()})
+            try:
+                for job, future in futures.items():
+                    done[job] = future.result()
+            except BaseException:
+                self.children.stop()
+                pool.shutdown(cancel_futures=True)
+                raise
+
+    def run_when_ready(self, job: Job, inputs: Mapping[str, "Future[Done]"]) -> Done:
+        """Wait for the inputs, which were submitted before and so cannot wait for this."""
+        return self.run_job(job, {name: future.result() for name, future in inputs.items()})
+
+    def run_job(self, job: Job, inputs: Mapping[str, Done]) -> Done:
+        """The stored result of `job`, made if it is not there."""
+        stage = find_stage(job.stage)
+        identity = identify(stage, job, inputs)
+        key = stage_key(stage.name, **identity)
+        record = self.store.lookup(key)
+        if record is None:
+            with self.store.lock(key, waiting=lambda: self.watcher.waiting(job)):
+                record = self.store.lookup(key)
+                if record is None:
+                    result = Done(self.make(stage, job, inputs, key), cached=False)
+                    self.watcher.finished(job, result)
+                    return result
+        result = Done(record, cached=True)
+        self.watcher.finished(job, result)
+        return result
+
+    def make(self, stage: Stage, job: Job, inputs: Mapping[str, Done], key: str) -> Record:
+        """Run the stage in a child and publish what it wrote."""
+        identity = identify(stage, job, inputs)
+        self.watcher.started(job, why_missing(self.store, stage, identity))
+        with self.store.scratch() as scratch:
+            out = scratch / "out"
+            out.mkdir()
+            message = {
+                "stage": stage.name,
+                "inputs": {name: self.given(job.inputs[name], done) for name, done in inputs.items()},
+                "parameters": dict(job.parameters),
+                "arguments": dict(job.arguments),
+                "out": str(out),
+            }
+            outcome: Outcome = run_child(
+                message, scratch, stage.timeout_s, self.children, lambda n, total: self.watcher.advanced(job, n, total)
+            )
+            provenance = Provenance(
+                stage=stage.name,
+                **identity,
+                value=outcome.value,
+                seconds=round(outcome.seconds, 3),
+                peak_bytes=outcome.peak_bytes,
+            )
+            return self.store.publish(key, out, provenance)
+
+    def given(self, job: Job, done: Done) -> dict[str, Any]:
+        """An input for a child: its files verified, made again if they are damaged."""
+        _, folder = self.read(job, done)
+        return {"stage": job.stage, "value": done.record.value, "folder": str(folder)}
+
+    def read(self, job: Job, done: Done) -> tuple[Record, Path]:
+        """A result's record and verified folder.
+
+        Raises:
+            IntegrityError: the files were damaged; they have been set aside.
+        """
+        found = self.store.read(done.record.key)
+        if found is None:
+            raise IntegrityError(
+                f"the stored result of {job.stage} {job.label} was damaged and has been set aside".replace("  ", " "),
+                "run the same command again: it will be built afresh",
+            )
+        return found
+
+
+def identify(stage: Stage, job: Job, inputs: Mapping[str, Done]) -> dict[str, Any]:
+    """Everything a key is made of, beside the stage's name."""
+    return {
+        "version": code_version(stage.module),
+        "parameters": dict(job.parameters),
+        "inputs": {name: done.digest for name, done in inputs.items()},
+        "tools": {tool: tool_version(tool) for tool in stage.tools},
+    }
+
+
+def why_missing(store: Store, stage: Stage, identity: Mapping[str, Any]) -> str:
+    """One sentence: why there is no result under this key."""
+    nearest = nearest_record(list(store.records(stage.name)), **without_version(identity), version=identity["version"])
+    return explain(nearest, **without_version(identity), version=identity["version"])
+
+
+def without_version(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """An identity's parameters, inputs and tools."""
+    return {name: value for name, value in identity.items() if name != "version"}

@@ -1,0 +1,65 @@
+"""Measure a finished bundle on this machine: what a device or an OEM runs, without exporter or quantizer."""
+
+import dataclasses
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tapeout.bundle import differences, read_manifest, write_reports
+from tapeout.code_version import tool_version
+from tapeout.values import from_json
+from targets.errors import IntegrityError, UsageError
+from targets.target import load_target
+from validate.assemble import Built, assemble_devices, headline
+from validate.latency import LatencyPlan
+from validate.measure import Measured, measure_package, now
+from validate.report import Report, read_report
+
+Say = Callable[[str], None]
+
+
+def revalidate(bundle: Path, out: Path, say: Say) -> Report:
+    """Verify the bundle's files, measure every package in it, and write new reports to `out`.
+
+    Raises:
+        IntegrityError: a file is not as the manifest says.
+        DeviceMissing: a runtime is not installed.
+        UsageError: `out` lies inside the bundle.
+    """
+    if out.resolve().is_relative_to(bundle.resolve()):
+        raise UsageError(f"{out} lies inside the bundle", "name a folder elsewhere: a bundle does not change")
+    manifest = read_manifest(bundle)
+    wrong = differences(bundle, manifest)
+    if wrong:
+        raise IntegrityError(f"{bundle}: {'; '.join(wrong[:3])}", "fetch the bundle again; it is not what was built")
+    original = read_report(bundle / "report.json")
+    target = load_target(manifest["target"])
+    golden = from_json("validate.golden:Golden", manifest["golden"], bundle / "golden")
+    built = []
+    for path, package in manifest["packages"].items():
+        say(f"validate {path}")
+        built.append(measure(bundle / path, package, golden, target.prompt_lengths))
+    devices = assemble_devices(target, built)
+    verdict, sentence = headline(target, devices)
+    report = dataclasses.replace(
+        original,
+        verdict=verdict,
+        headline=sentence,
+        devices=devices,
+        tapeout=tool_version("tapeout"),
+        created=now(),
+    )
+    out.mkdir(parents=True, exist_ok=True)
+    write_reports(report, out)
+    return report
+
+
+def measure(folder: Path, package: dict[str, Any], golden: Any, prompt_lengths: tuple[int, ...]) -> Built:
+    """One package of the bundle, measured here."""
+    fields = {name: value for name, value in package.items() if name not in {"device", "status", "digest"}}
+    loaded = from_json("compile.package:Package", fields, folder)
+    with tempfile.TemporaryDirectory() as scratch:
+        plan = LatencyPlan(prompt_lengths=prompt_lengths)
+        measured: Measured = measure_package(loaded, golden, plan, Path(scratch), lambda done, total: None)
+    return Built(package["device"], loaded.backend, loaded.scheme, loaded, package["digest"], measured.measurement)

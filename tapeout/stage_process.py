@@ -1,0 +1,71 @@
+"""The child process of one stage: `python -m tapeout.stage_process JOB`, JOB being a JSON file the parent wrote.
+
+Every line on standard output is one JSON object: `{"progress": [done, total]}` while it works, then
+`{"value": {...}}` or `{"error": {...}}`. Whatever libraries print goes to standard error.
+"""
+
+import json
+import os
+import resource
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TextIO
+
+from tapeout.pipeline import Call, find_stage
+from tapeout.storage_errors import storage_errors
+from tapeout.values import from_json, to_json
+from targets.errors import TapeoutError
+
+# Of this machine's memory, what a stage may allocate: a hostile model shall not take the machine with it.
+MEMORY_SHARE = 0.9
+
+
+def main(job_path: Path) -> int:
+    """Run the job and answer; 0 also when the answer is an error the parent can understand."""
+    answer = claim_stdout()
+    limit_resources()
+    job = json.loads(job_path.read_text(encoding="utf-8"))
+    try:
+        with storage_errors(Path(job["out"])):
+            say(answer, {"value": run(job, lambda done, total: say(answer, {"progress": [done, total]}))})
+    except TapeoutError as error:
+        say(answer, {"error": {"type": type(error).__name__, "what": error.what, "help": error.help}})
+    return 0
+
+
+def claim_stdout() -> TextIO:
+    """Keep the pipe to the parent for answers, and send everything else that writes to file descriptor 1 to 2."""
+    answer = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    return answer
+
+
+def limit_resources() -> None:
+    """No core dumps, and no more data than this machine has memory for."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_DATA, (int(memory * MEMORY_SHARE), resource.RLIM_INFINITY))
+
+
+def run(job: dict[str, Any], progress: Callable[[int, int], None]) -> dict[str, Any]:
+    """The value of the stage as JSON."""
+    stage = find_stage(job["stage"])
+    inputs = {
+        name: from_json(find_stage(given["stage"]).value, given["value"], Path(given["folder"]))
+        for name, given in job["inputs"].items()
+    }
+    return to_json(stage.run(Call(inputs, job["parameters"], job["arguments"], Path(job["out"]), progress)))
+
+
+def say(answer: TextIO, message: dict[str, Any]) -> None:
+    """One line to the parent."""
+    answer.write(json.dumps(message) + "\n")
+    answer.flush()
+
+
+if __name__ == "__main__":
+    # Ending here skips the runtimes' static destructors, some of which crash after their work is done and saved.
+    code = main(Path(sys.argv[1]))
+    sys.stderr.flush()
+    os._exit(code)

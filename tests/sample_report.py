@@ -1,0 +1,264 @@
+"""A hand-made report like the ones `ryzen` gets: figures of the size measured on a real machine, no two runs needed."""
+
+import dataclasses
+import random
+from dataclasses import replace
+from enum import Enum
+from statistics import median
+from typing import Any
+
+from targets.status import Status, Verdict, combine
+from targets.target import load_target
+from validate.judge import judge
+from validate.measurement import Answer, Fidelity, Latency, Loading, Measurement, Placement, Sampled
+from validate.report import SCHEMA_VERSION, Candidate, DeviceReport, GateResult, Report, RuntimeReport, StageRecord
+
+ANSWER = "The capital of France is Paris. It is on the river Seine."
+
+
+def sampled(rng: random.Random, centre: float, n: int = 9) -> Sampled:
+    samples = tuple(round(centre * rng.gauss(1, 0.02), 4) for _ in range(n))
+    ordered = sorted(samples)
+    return Sampled(median(samples), ordered[1], ordered[-2], samples)
+
+
+def latency(seed: int, ttft: dict[int, float], tpot: float) -> tuple[Latency, ...]:
+    rng = random.Random(seed)  # noqa: S311 - samples, not secrets
+    return tuple(
+        Latency(
+            prompt_tokens=tokens,
+            new_tokens=32,
+            ttft_ms=sampled(rng, centre),
+            tpot_ms=sampled(rng, tpot * (1 + tokens / 4000)),
+            intervals_ms=tuple(round(tpot * (1 + tokens / 4000) * rng.lognormvariate(0, 0.06), 4) for _ in range(90)),
+        )
+        for tokens, centre in ttft.items()
+    )
+
+
+def fidelity(kl: float, top1: float, ratio: float) -> Fidelity:
+    return Fidelity(kl, kl * 0.94, kl * 1.07, kl * 7.3, kl * 0.99, kl * 1.02, top1, 14.62 * ratio, ratio, 6120)
+
+
+def answers(good: bool) -> tuple[Answer, ...]:
+    text = ANSWER if good else "The capital of France is Paris. It is the largest city in Europe."
+    sum_text = "27 plus 48 is 75." if good else "27 plus 48 is 85."
+    return (
+        Answer("What is the capital of France?", ANSWER, text, 14 if good else 9, 14, 14 if good else 15),
+        Answer("What is 27 plus 48?", "27 plus 48 is 75.", sum_text, 11 if good else 7, 11, 11),
+    )
+
+
+def measurement(backend: str, scheme: str, kl: float, top1: float, ratio: float) -> Measurement:
+    fast = backend == "openvino"
+    four = scheme.startswith("w4")
+    prefill = (
+        {32: 24.0, 128: 76.0, 512: 309.0, 1024: 688.0} if fast else {32: 47.0, 128: 181.0, 512: 894.0, 1024: 1985.0}
+    )
+    versions = {"openvino": "2026.4.1", "openvino-genai": "2026.4.1.0"} if fast else {"onnxruntime-genai": "0.18.0"}
+    return Measurement(
+        fidelity={"weights": fidelity(kl, top1, ratio), "deployed": fidelity(kl * 1.012, top1 - 0.001, ratio * 1.0004)},
+        answers=answers(good=not four),
+        latency=latency(
+            len(backend + scheme),
+            {n: ms * (1 if four else 1.3) for n, ms in prefill.items()},
+            (9.1 if four else 11.6) * (1 if fast else 1.08),
+        ),
+        loading=Loading(1.41 if fast else 0.92, not four, 0.56 if fast else 0.38, (388 if four else 451) * 10**6, 512),
+        placement=Placement("CPU", {"CPU": 1284})
+        if fast
+        else Placement("CPUExecutionProvider", {"CPUExecutionProvider": 612}),
+        tokenizer_agrees=True,
+        chat=("What is the capital of France?", ANSWER),
+        threads=2,
+        environment=versions,
+        host={
+            "architecture": "x86-64",
+            "cpu_model": "AMD EPYC 9R14",
+            "cores_physical": 2,
+            "cores_logical": 2,
+            "memory_bytes": 25769803776,
+            "instruction_sets": ["avx2", "avx512f", "avx512_vnni", "avx512_bf16"],
+            "governor": None,
+            "kernel": "6.18.1",
+            "temperature_c": None,
+        },
+        drift=1.04,
+    )
+
+
+def gates(precision: str, size: int, measured: Measurement) -> tuple[GateResult, ...]:
+    other = measured.fidelity["weights"].kl_mean + 0.0004
+    return judge(measured, size, load_target("ryzen").gates[precision], other)
+
+
+def candidate(backend: str, scheme: str) -> Candidate:
+    four = scheme.startswith("w4")
+    measured = measurement(backend, scheme, *((0.386, 0.661, 1.392) if four else (0.0043, 0.954, 1.0031)))
+    size, precision = (86_412_338, "int4") if four else (143_907_112, "int8")
+    results = gates(precision, size, measured)
+    return Candidate(
+        backend=backend,
+        scheme=scheme,
+        precision=precision,
+        verdict=combine(gate.verdict for gate in results),
+        ships=not four,
+        why="does not ship: weights.kl_mean is 0.386 nats, at most 0.1 is allowed, and 5 more gates failed"
+        if four
+        else "ships: passes every gate, w4-sym-g64 does not",
+        package_bytes=size,
+        package_digest=("9f2c" if four else "41ab") * 16,
+        weights_digest=("7d10" if four else "c83e") * 16,
+        checks={"attentions_fused": 30, "weights_compressed": 211, "norms_fused": 61},
+        settings={"ATTENTION_BACKEND": "SDPA"} if backend == "openvino" else {"intra_op_num_threads": 2},
+        measurement=measured,
+        gates=results,
+    )
+
+
+def cpu() -> DeviceReport:
+    runtimes = tuple(
+        RuntimeReport(
+            backend=backend,
+            status=Status.HOST_MEASURED,
+            verdict=Verdict.PASS,
+            reason="ships: passes every gate, w4-sym-g64 does not",
+            next_step="Run tapeout validate on a Ryzen AI 300 unit to replace the indicative latency.",
+            candidates=(candidate(backend, "w4-sym-g64"), candidate(backend, "w8-asym")),
+            folder=f"packages/cpu-{backend}",
+        )
+        for backend in ("openvino", "onnxruntime")
+    )
+    return DeviceReport(
+        "cpu", "cpu", "AMD", "Zen 5", Verdict.PASS, "Both runtimes have a package that passes every gate.", runtimes
+    )
+
+
+def unbuilt(name: str, generation: str, backend: str, reason: str, step: str) -> DeviceReport:
+    runtime = RuntimeReport(backend, None, Verdict.INCOMPLETE, reason, step, (), None)
+    return DeviceReport(name, name, "AMD", generation, Verdict.INCOMPLETE, reason, (runtime,))
+
+
+def stages() -> tuple[StageRecord, ...]:
+    tools = {"onnx": "1.23.2", "torch": "2.13.0"}
+    times = {"import": 3.2, "export": 41.7, "quantize w8-asym": 12.6, "compile openvino w8-asym": 19.3, "golden": 188.4}
+    return tuple(
+        StageRecord(
+            name, f"{place + 1:064x}", f"{place + 81:064x}", taken, (700 + 310 * place) * 10**6, place < 2, tools
+        )
+        for place, (name, taken) in enumerate(times.items())
+    )
+
+
+def devices() -> tuple[DeviceReport, ...]:
+    return (
+        cpu(),
+        unbuilt(
+            "igpu",
+            "RDNA 3.5 (Radeon 890M)",
+            "onnxruntime-webgpu",
+            "This release has no ONNX Runtime WebGPU back end.",
+            "Add the back end on onnxruntime-ep-webgpu, then measure on a Radeon 890M.",
+        ),
+        unbuilt(
+            "npu",
+            "XDNA2",
+            "ryzen-ai",
+            "This release makes no Ryzen AI hand-off; AMD's NPU compiler is in no public package.",
+            "Add the hand-off, then run model_generate on Windows with AMD's installer.",
+        ),
+    )
+
+
+def sample_report() -> Report:
+    return Report(
+        schema_version=SCHEMA_VERSION,
+        target="ryzen",
+        product="AMD Ryzen AI 300 class laptop or infotainment unit: Zen 5 CPU, Radeon 890M iGPU, XDNA2 NPU.",
+        model={
+            "name": "smollm2-135m",
+            "architecture": "llama",
+            "parameters": 134515008,
+            "n_layers": 30,
+            "max_positions": 8192,
+            "tied_embeddings": True,
+            "licence": "Apache-2.0",
+            "source": {"kind": "gguf", "name": "SmolLM2-135M-Instruct.Q4_1.gguf", "sha256": "5be9" * 16},
+            "quantized_source": "Q4_1",
+        },
+        verdict=Verdict.INCOMPLETE,
+        headline="The CPU is ready; the iGPU and the NPU have no package, so nothing can be said of them.",
+        devices=devices(),
+        assumptions=(
+            "The limits are what a spoken or typed assistant needs; no customer has set them yet.",
+            "The CPU is measured on the building host: its fidelity is real, its latency indicative.",
+        ),
+        golden={
+            "windows": 24,
+            "window_tokens": 256,
+            "positions": 6120,
+            "float_perplexity": 14.6217,
+            "sha256": "e07a" * 16,
+        },
+        parity={"prefill": 2.1e-5, "decode": [1.9e-5, 2.4e-5, 2.2e-5], "logits_scale": 31.4},
+        stages=stages(),
+        tapeout="0.1.0",
+        created="2026-11-21T21:37:00+00:00",
+    )
+
+
+def failing_report() -> Report:
+    """The same product when every package of one runtime fails and one figure of it was not measured."""
+    report = sample_report()
+    device = report.devices[0]
+    refused = candidate("onnxruntime", "w4-sym-g64")
+    unmeasured = replace(
+        refused.measurement, loading=None, placement=None, drift=None, tokenizer_agrees=None, chat=None
+    )
+    refused = replace(refused, measurement=unmeasured, gates=gates("int4", refused.package_bytes, unmeasured))
+    runtime = replace(
+        device.runtimes[1],
+        verdict=Verdict.FAIL,
+        reason="No scheme reaches the gates.",
+        next_step="Allow w8-asym in the target.",
+        candidates=(refused,),
+        folder=None,
+    )
+    broken = replace(
+        device,
+        verdict=Verdict.FAIL,
+        reason="ONNX Runtime has no package that passes.",
+        runtimes=(device.runtimes[0], runtime),
+    )
+    return replace(
+        report, verdict=Verdict.FAIL, headline="The CPU fails: do not ship.", devices=(broken, *report.devices[1:])
+    )
+
+
+def passing_report() -> Report:
+    """The CPU alone, where nothing is missing."""
+    report = sample_report()
+    return replace(
+        report, verdict=Verdict.PASS, headline="Every gate of every device passed.", devices=report.devices[:1]
+    )
+
+
+HOSTILE = (
+    "<script>alert(1)</script>]]>\x00\x1b[31mred\x1b]8;;http://evil\x07|a|\u202e"
+    "<img src=http://evil>&amp;`**\r\n# h {{ 7*7 }}"
+)
+
+
+def poisoned(value: Any) -> Any:
+    """The same report with hostile text at the end of every string and of every key."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return replace(value, **{one.name: poisoned(getattr(value, one.name)) for one in dataclasses.fields(value)})
+    if isinstance(value, tuple):
+        return tuple(poisoned(one) for one in value)
+    if isinstance(value, list):
+        return [poisoned(one) for one in value]
+    if isinstance(value, dict):
+        return {
+            name if name in {"weights", "deployed"} else name + HOSTILE: poisoned(one) for name, one in value.items()
+        }
+    return value + HOSTILE if isinstance(value, str) and not isinstance(value, Enum) else value

@@ -1,0 +1,198 @@
+"""The whole flow on a tiny model: real exporter, real quantizer, real runtimes, real child processes."""
+
+import json
+import multiprocessing
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from export.digest import list_files
+from tapeout.build import Build, build
+from tapeout.bundle import differences, read_manifest
+from tapeout.foresee import foresee
+from tapeout.jobs import make_plan
+from tapeout.revalidate import revalidate
+from tapeout.store import Store
+from targets.errors import IntegrityError, UsageError
+from targets.status import Verdict
+from tests.tiny_build import Heard, bench, request
+from tests.tiny_folder import spread_vectors, write_folder
+from validate.report import read_report
+
+NewFolder = Callable[[str], Path]
+SIZES = {"hidden_size": 64, "intermediate_size": 128, "max_position_embeddings": 128, "initializer_range": 0.1}
+
+
+@pytest.fixture(scope="session")
+def source(new_folder: NewFolder) -> Path:
+    """A tiny Llama as a user would have it."""
+    folder = write_folder(new_folder("tiny"), **SIZES)
+    spread_vectors(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def work(new_folder: NewFolder) -> Path:
+    """A folder with a store and bundles, shared by the tests of this file."""
+    return new_folder("work")
+
+
+@pytest.fixture(scope="session")
+def first(work: Path, source: Path) -> tuple[Build, Heard]:
+    """The first build: everything runs."""
+    heard = Heard()
+    return build(request(bench(work), source), Store(work / "store"), work / "out", heard), heard
+
+
+def test_the_first_build_runs_every_stage(first: tuple[Build, Heard]) -> None:
+    stages = [name.split()[0] for name in first[1].ran]
+    assert {stage: stages.count(stage) for stage in stages} == {
+        "import": 1,
+        "export": 1,
+        "golden": 1,
+        "quantize": 2,
+        "compile": 4,
+        "measure": 4,
+    }
+    assert first[1].cached == []
+
+
+def test_int8_ships_where_int4_fails_and_the_report_says_why(first: tuple[Build, Heard]) -> None:
+    report = first[0].report
+    cpu, npu = report.devices
+    assert (cpu.verdict, npu.verdict, report.verdict) == (Verdict.PASS, Verdict.INCOMPLETE, Verdict.INCOMPLETE)
+    for runtime in cpu.runtimes:
+        small, large = runtime.candidates
+        assert (small.scheme, small.verdict, small.ships) == ("w4-sym-g32", Verdict.FAIL, False)
+        assert "kl_mean" in small.why
+        assert (large.scheme, large.verdict, large.ships) == ("w8-sym", Verdict.PASS, True)
+        assert "w4-sym-g32 does not" in large.why
+    assert "npu" in report.headline
+    assert npu.runtimes[0].next_step == "Write one."
+
+
+def test_both_runtimes_hold_the_same_weights_and_say_nearly_the_same(first: tuple[Build, Heard]) -> None:
+    openvino, onnxruntime = first[0].report.devices[0].runtimes
+    for ours, theirs in zip(openvino.candidates, onnxruntime.candidates, strict=True):
+        assert ours.weights_digest == theirs.weights_digest
+        kl = [each.measurement.fidelity["weights"].kl_mean for each in (ours, theirs)]
+        assert abs(kl[0] - kl[1]) < 1e-3
+
+
+def test_every_figure_is_there(first: tuple[Build, Heard]) -> None:
+    for runtime in first[0].report.devices[0].runtimes:
+        for candidate in runtime.candidates:
+            measured = candidate.measurement
+            assert set(measured.fidelity) == {"weights", "deployed"}
+            assert [latency.prompt_tokens for latency in measured.latency] == [8, 16]
+            assert all(len(latency.ttft_ms.samples) == 3 for latency in measured.latency)
+            assert measured.loading is not None
+            assert measured.loading.peak_memory_bytes > 10_000_000
+            assert measured.placement is not None
+            assert list(measured.placement.actual) == [measured.placement.requested]
+            assert measured.chat is not None
+            assert measured.environment
+            assert len(measured.answers) == 2
+
+
+def test_the_bundle_is_whole_and_stands_alone(first: tuple[Build, Heard], tmp_path: Path) -> None:
+    bundle = first[0].folder
+    assert sorted(path.name for path in (bundle / "packages").iterdir()) == ["cpu-onnxruntime", "cpu-openvino"]
+    manifest = read_manifest(bundle)
+    assert differences(bundle, manifest) == []
+    for name in ("report.json", "report.html", "report.md", "junit.xml", "golden/golden.npz"):
+        assert name in manifest["files"]
+    assert read_report(bundle / "report.json") == first[0].report
+    copy = shutil.copytree(bundle, tmp_path / "copy")
+    shutil.rmtree(bundle.parents[2] / "nothing", ignore_errors=True)
+    again = revalidate(copy, tmp_path / "again", lambda text: None)
+    assert again.devices[0].verdict is Verdict.PASS
+    assert (tmp_path / "again" / "report.html").is_file()
+    with pytest.raises(UsageError, match="inside the bundle"):
+        revalidate(copy, copy / "again", lambda text: None)
+
+
+def test_a_second_build_runs_nothing_and_leaves_the_bundle_alone(
+    first: tuple[Build, Heard], work: Path, source: Path
+) -> None:
+    before = list_files(first[0].folder)
+    heard = Heard()
+    again = build(request(bench(work), source), Store(work / "store"), work / "out", heard)
+    assert heard.ran == []
+    assert not again.written
+    assert list_files(first[0].folder) == before
+
+
+def test_a_plan_says_hit_for_what_is_stored_and_why_for_what_is_not(
+    first: tuple[Build, Heard], work: Path, source: Path
+) -> None:
+    assert first[1].ran
+    store = Store(work / "store")
+    assert all(job.hit for job in foresee(make_plan(request(bench(work), source)), store))
+    other = bench(work)
+    runtimes = tuple(type(each)(**{**slots(each), "schemes": ("w8-asym",)}) for each in other.devices[0].runtimes)
+    device = type(other.devices[0])(**{**slots(other.devices[0]), "runtimes": runtimes})
+    changed = type(other)(**{**slots(other), "devices": (device,)})
+    foreseen = {f"{job.stage} {job.label}".strip(): job for job in foresee(make_plan(request(changed, source)), store)}
+    assert foreseen["export"].hit
+    assert not foreseen["quantize w8-asym"].hit
+    assert "scheme" in foreseen["quantize w8-asym"].why
+    assert foreseen["compile w8-asym openvino"].why == "after quantize w8-asym"
+
+
+def slots(value: object) -> dict[str, object]:
+    """A frozen value's fields."""
+    return {name: getattr(value, name) for name in value.__dataclass_fields__}  # type: ignore[attr-defined]
+
+
+def test_a_damaged_entry_is_set_aside_and_made_again(first: tuple[Build, Heard], work: Path, source: Path) -> None:
+    store = Store(work / "store")
+    record = next(each for each in store.records("quantize") if each.parameters["scheme"] == "w8-sym")
+    path = store.object_path(record.object) / "model.onnx.data"
+    path.chmod(0o644)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    for compiled in list(store.records("compile")):
+        if compiled.value["scheme"] == "w8-sym":
+            store.record_path(compiled.key).unlink()
+    heard = Heard()
+    warnings: list[str] = []
+    again = build(request(bench(work), source), Store(work / "store", warnings.append), work / "out", heard)
+    assert "quantize w8-sym" in heard.ran
+    assert warnings
+    assert again.report.devices[0].verdict is Verdict.PASS
+    assert any((work / "store" / "quarantine").iterdir())
+
+
+def test_a_changed_bundle_is_noticed_and_replaced(first: tuple[Build, Heard], work: Path, source: Path) -> None:
+    report = first[0].folder / "report.md"
+    report.write_text(report.read_text() + "\nAll is well.\n")
+    with pytest.raises(IntegrityError, match=r"report\.md was changed"):
+        revalidate(first[0].folder, work / "nowhere", lambda text: None)
+    again = build(request(bench(work), source), Store(work / "store"), work / "out", Heard())
+    assert again.written
+    assert differences(again.folder, read_manifest(again.folder)) == []
+
+
+def build_null(work: Path, source: Path, number: int) -> None:
+    """A build of the null target in a process of its own."""
+    heard = Heard()
+    built = build(request("null", source), Store(work / "store"), work / f"out{number}", heard)
+    (work / f"ran{number}.json").write_text(json.dumps([heard.ran, built.report.verdict]))
+
+
+def test_two_builds_at_once_share_the_work(tmp_path: Path, source: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    builders = [context.Process(target=build_null, args=(tmp_path, source, number)) for number in range(2)]
+    for builder in builders:
+        builder.start()
+    for builder in builders:
+        builder.join(300)
+        assert builder.exitcode == 0
+    ran = [json.loads((tmp_path / f"ran{number}.json").read_text()) for number in range(2)]
+    everything = sorted(ran[0][0] + ran[1][0])
+    assert len(everything) == len(set(everything)) == 9
+    assert [verdict for _, verdict in ran] == ["INCOMPLETE", "INCOMPLETE"]

@@ -1,0 +1,125 @@
+"""What becomes of a stage that crashes, hangs, lies or says nothing."""
+
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from tapeout import child
+from tapeout.child import Children, failure, run_child
+from targets.errors import InputRefused, NoSpace, StageFailed, TapeoutError, TimedOut, WorkerLost
+
+LIMIT_S = 20
+
+
+def run_script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: str, timeout_s: int = LIMIT_S) -> child.Outcome:
+    """Run `body` in the place of `tapeout.stage_process`."""
+    script = tmp_path / "script.py"
+    script.write_text(textwrap.dedent(body))
+    start = subprocess.Popen
+
+    def started(command: list[str], **options: object) -> "subprocess.Popen[str]":
+        return start([sys.executable, str(script)], **options)  # type: ignore[call-overload,no-any-return]
+
+    monkeypatch.setattr(child.subprocess, "Popen", started)
+    return run_child({"stage": "compile"}, tmp_path, timeout_s, Children(), lambda done, total: None)
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "says"),
+    [
+        ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", WorkerLost, "SIGSEGV"),
+        ("import os; os.abort()", WorkerLost, "SIGABRT"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", WorkerLost, "killed"),
+        ("raise MemoryError", WorkerLost, "memory"),
+        ("raise OSError(28, 'No space left on device')", NoSpace, "disk space"),
+        ("import sys; sys.exit('the vendor compiler gave up')", StageFailed, "the vendor compiler gave up"),
+        ("pass", StageFailed, "said nothing"),
+    ],
+)
+def test_a_child_that_dies_is_a_typed_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: str, kind: type[TapeoutError], says: str
+) -> None:
+    with pytest.raises(kind, match=says) as caught:
+        run_script(tmp_path, monkeypatch, body)
+    assert caught.value.help
+
+
+def test_a_child_that_hangs_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    start = time.monotonic()
+    with pytest.raises(TimedOut, match="time limit"):
+        run_script(tmp_path, monkeypatch, "import time; time.sleep(60)", timeout_s=1)
+    assert time.monotonic() - start < LIMIT_S
+
+
+def test_grandchildren_go_with_the_child(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    body = f"""
+    import json, subprocess, sys
+    grandchild = subprocess.Popen(["sleep", "60"], stdout=subprocess.DEVNULL)
+    open({str(tmp_path / "pid")!r}, "w").write(str(grandchild.pid))
+    print(json.dumps({{"value": {{"answer": 42}}}}), flush=True)
+    """
+    outcome = run_script(tmp_path, monkeypatch, body)
+    assert outcome.value == {"answer": 42}
+    assert outcome.peak_bytes > 1_000_000
+    pid = int((tmp_path / "pid").read_text())
+    deadline = time.monotonic() + 5
+    while time.monotonic() < deadline and alive(pid):
+        time.sleep(0.05)
+    assert not alive(pid)
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs; one that is only waiting to be reaped does not."""
+    status = Path(f"/proc/{pid}/stat")
+    return status.exists() and status.read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+def test_what_a_stage_raises_arrives_as_it_was() -> None:
+    answer = {"error": {"type": "InputRefused", "what": "a pickle", "help": "convert it"}}
+    error = failure("import", answer, 0, "", late=False)
+    assert isinstance(error, InputRefused)
+    assert (error.what, error.help, error.exit_code) == ("a pickle", "convert it", 4)
+
+
+def test_stopping_ends_running_children_and_starts_no_more(tmp_path: Path) -> None:
+    children = Children()
+    seen: list[BaseException | None] = []
+
+    def wait() -> None:
+        with (tmp_path / "log").open("w") as log, children.started([sys.executable, "-c", SLEEP], log) as running:
+            running.wait(LIMIT_S)
+            seen.append(None)
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    while not children.running:
+        time.sleep(0.01)
+    children.stop()
+    thread.join(LIMIT_S)
+    assert seen == [None]
+    with (tmp_path / "log").open("w") as log, pytest.raises(KeyboardInterrupt), children.started(["true"], log):
+        pass
+
+
+SLEEP = "import time; time.sleep(60)"
+
+
+def test_the_real_child_refuses_a_broken_source(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    source = tmp_path / "model.gguf"
+    source.write_bytes(b"GGUF" + b"\xff" * 45)
+    job = {
+        "stage": "import",
+        "inputs": {},
+        "parameters": {},
+        "arguments": {"source": str(source), "downloads": str(tmp_path / "downloads")},
+        "out": str(out),
+    }
+    with pytest.raises(InputRefused):
+        run_child(job, tmp_path, LIMIT_S, Children(), lambda done, total: None)

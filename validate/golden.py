@@ -1,0 +1,200 @@
+"""The golden reference: what the float model says on a fixed token set, small enough to travel with the bundle."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from export.digest import digest_bytes
+from export.hub import OnnxModel
+from export.parity import HubSession
+from targets.errors import InputRefused
+from validate.chat import render_prompt
+from validate.fidelity import Reference, compact, log_softmax
+
+ARRAYS = "golden.npz"
+ANSWERS = "answers.json"
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class GoldenPlan:
+    """How much is compared. Part of the key of every figure that descends from it.
+
+    Attributes:
+        windows: texts, each cut to its first `window_tokens`.
+        window_tokens: tokens a window.
+        decode_tokens: positions at the end of a window that a package computes one at a time.
+        top: most likely tokens kept a position.
+        sampled: tokens sampled from the rest.
+        prompts: requests answered greedily.
+        answer_tokens: longest answer.
+        seed: of the sample.
+    """
+
+    windows: int = 12
+    window_tokens: int = 256
+    decode_tokens: int = 32
+    top: int = 64
+    sampled: int = 64
+    prompts: int = 8
+    answer_tokens: int = 32
+    seed: int = 20260101
+
+
+@dataclass(frozen=True)
+class GoldenAnswer:
+    """The float model's greedy answer: what is asked, the prompt's ids, the answer's ids and text."""
+
+    user: str
+    prompt_ids: tuple[int, ...]
+    answer_ids: tuple[int, ...]
+    answer: str
+
+
+@dataclass(frozen=True)
+class Golden:
+    """A folder with the reference of one model.
+
+    Attributes:
+        folder: `golden.npz` and `answers.json`.
+        plan: how much it holds.
+        text_digest: SHA-256 of the text and the prompts.
+        perplexity: of the float model on the windows.
+        positions: windows times tokens.
+    """
+
+    folder: Path
+    plan: GoldenPlan
+    text_digest: str
+    perplexity: float
+    positions: int
+
+    def windows(self) -> list[tuple[NDArray[np.int64], Reference]]:
+        """Each window's tokens [window_tokens] and its reference."""
+        with np.load(self.folder / ARRAYS, allow_pickle=False) as arrays:
+            stored = {name: arrays[name] for name in arrays.files}
+        result = []
+        for index, tokens in enumerate(stored["tokens"].astype(np.int64)):
+            row = {name: stored[name][index] for name in stored if name != "tokens"}
+            targets = np.append(tokens[1:], -1)
+            row_ids = row["ids"].astype(np.int64)
+            reference = Reference(
+                row_ids, row["log_probs"], row["tail_mass"], targets, row["target_log_probs"], self.plan.top
+            )
+            result.append((tokens, reference))
+        return result
+
+    def answers(self) -> list[GoldenAnswer]:
+        """The greedy answers."""
+        stored = json.loads((self.folder / ANSWERS).read_text(encoding="utf-8"))
+        return [
+            GoldenAnswer(row["user"], tuple(row["prompt_ids"]), tuple(row["answer_ids"]), row["answer"])
+            for row in stored
+        ]
+
+
+def texts() -> list[str]:
+    """The golden texts, in order."""
+    return [json.loads(line)["text"] for line in read_text("golden.jsonl").splitlines()]
+
+
+def prompts() -> list[str]:
+    """The requests, in order."""
+    return [json.loads(line)["user"] for line in read_text("prompts.jsonl").splitlines()]
+
+
+def read_text(name: str) -> str:
+    """A file of `validate/texts`."""
+    return files("validate").joinpath("texts", name).read_text(encoding="utf-8")
+
+
+def text_digest() -> str:
+    """SHA-256 over everything the golden set is made of."""
+    return digest_bytes((read_text("golden.jsonl") + read_text("prompts.jsonl")).encode())
+
+
+def measure_golden(hub: OnnxModel, plan: GoldenPlan, out: Path, progress: Progress) -> Golden:
+    """Run the float hub over the golden text and prompts and write the reference to `out`.
+
+    Raises:
+        InputRefused: a text is shorter than a window under this model's tokenizer.
+    """
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(hub.folder / "tokenizer.json"))
+    session = HubSession(hub.graph, hub.facts)
+    rng = np.random.default_rng(plan.seed)
+    tokens = window_tokens(tokenizer, plan)
+    total = plan.windows + plan.prompts
+    references = []
+    for index, window in enumerate(tokens):
+        session.reset()
+        log_probs = log_softmax(session.step(window[None])[0])
+        top = min(plan.top, hub.facts.vocab_size - 1)
+        references.append(compact(log_probs, window, top, plan.sampled, rng))
+        progress(index + 1, total)
+    write_arrays(out / ARRAYS, tokens, references, hub.facts.vocab_size)
+    answers = []
+    for index, user in enumerate(prompts()[: plan.prompts]):
+        answers.append(answer_greedily(session, tokenizer, hub.folder, user, plan.answer_tokens))
+        progress(plan.windows + index + 1, total)
+    (out / ANSWERS).write_text(json.dumps(answers, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    loss = np.mean([-reference.target_log_probs[:-1].mean(dtype=np.float64) for reference in references])
+    return Golden(out, plan, text_digest(), float(np.exp(loss)), int(tokens.size))
+
+
+def window_tokens(tokenizer: Any, plan: GoldenPlan) -> NDArray[np.int64]:
+    """[windows, window_tokens] token ids; no token is added in front."""
+    rows = []
+    for text in texts()[: plan.windows]:
+        ids = tokenizer.encode(text, add_special_tokens=False).ids[: plan.window_tokens]
+        if len(ids) < plan.window_tokens:
+            raise InputRefused(
+                f"a golden text has {len(ids)} tokens under this tokenizer, less than a window of {plan.window_tokens}",
+                "choose a smaller window",
+            )
+        rows.append(ids)
+    return np.array(rows, dtype=np.int64)
+
+
+def write_arrays(path: Path, tokens: NDArray[np.int64], references: list[Reference], vocab_size: int) -> None:
+    """Store the references in the narrowest types that hold them."""
+    narrow = np.uint16 if vocab_size <= 1 << 16 else np.uint32
+    arrays: dict[str, NDArray[Any]] = {
+        "tokens": tokens.astype(narrow),
+        "ids": np.stack([reference.ids for reference in references]).astype(narrow),
+        "log_probs": np.stack([reference.log_probs for reference in references]),
+        "tail_mass": np.stack([reference.tail_mass for reference in references]),
+        "target_log_probs": np.stack([reference.target_log_probs for reference in references]),
+    }
+    np.savez(path, **arrays)  # type: ignore[arg-type]
+
+
+def answer_greedily(session: HubSession, tokenizer: Any, folder: Path, user: str, limit: int) -> dict[str, Any]:
+    """The float model's greedy answer to one request, as a row of `answers.json`."""
+    prompt = render_prompt(folder, user)
+    ids = tokenizer.encode(prompt, add_special_tokens=False).ids
+    stops = end_tokens(folder)
+    session.reset()
+    answer: list[int] = []
+    step = np.array([ids], dtype=np.int64)
+    while len(answer) < limit:
+        token = int(session.step(step)[0, -1].argmax())
+        if token in stops:
+            break
+        answer.append(token)
+        step = np.array([[token]], dtype=np.int64)
+    return {"user": user, "prompt_ids": ids, "answer_ids": answer, "answer": tokenizer.decode(answer)}
+
+
+def end_tokens(folder: Path) -> frozenset[int]:
+    """The ids that end an answer, from generation_config.json."""
+    ids = json.loads((folder / "generation_config.json").read_text(encoding="utf-8")).get("eos_token_id")
+    return frozenset(ids if isinstance(ids, list) else [] if ids is None else [ids])

@@ -1,0 +1,116 @@
+"""Measurement + gates -> verdicts: which package ships, and why."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from targets.gates import Gates
+from targets.status import Verdict, combine
+from validate.measurement import Fidelity, Measurement
+from validate.report import GateResult
+
+NOT_MEASURED = "not measured"
+
+
+@dataclass(frozen=True)
+class Bound:
+    """One gate before it is judged: a figure, what it must reach, and which way."""
+
+    name: str
+    value: float | None
+    bound: float | None
+    direction: str
+    unit: str
+
+
+def judge(measurement: Measurement, package_bytes: int, gates: Gates, other_kl: float | None) -> tuple[GateResult, ...]:
+    """Hold every figure against its gate; a gate whose target sets no bound is no gate.
+
+    Args:
+        measurement: of one package.
+        package_bytes: its size.
+        gates: of its precision class.
+        other_kl: mean KL (`weights`) of the same scheme in the device's other runtime, None when there is none.
+    """
+    bounds = [*fidelity_bounds(measurement, gates), *runtime_gap(measurement, gates, other_kl)]
+    bounds += [*answer_bounds(measurement, gates), *latency_bounds(measurement, gates)]
+    bounds += resource_bounds(measurement, package_bytes, gates)
+    judged = [judge_bound(bound, bound.bound) for bound in bounds if bound.bound is not None]
+    return (*judged, judge_placement(measurement))
+
+
+def judge_bound(bound: Bound, limit: float) -> GateResult:
+    """PASS, FAIL or INCOMPLETE; a figure that is not a number fails."""
+    if bound.value is None:
+        return GateResult(bound.name, Verdict.INCOMPLETE, None, limit, bound.direction, bound.unit, NOT_MEASURED)
+    reached = bound.value <= limit if bound.direction == "max" else bound.value >= limit
+    if reached:
+        return GateResult(bound.name, Verdict.PASS, bound.value, limit, bound.direction, bound.unit)
+    wanted = "at most" if bound.direction == "max" else "at least"
+    reason = f"{bound.name} is {bound.value:.4g} {bound.unit}".rstrip() + f", {wanted} {limit:g} is allowed"
+    return GateResult(bound.name, Verdict.FAIL, bound.value, limit, bound.direction, bound.unit, reason)
+
+
+def fidelity_bounds(measurement: Measurement, gates: Gates) -> Iterator[Bound]:
+    """KL, top-1 and perplexity in both settings."""
+    for setting in ("weights", "deployed"):
+        found: Fidelity | None = measurement.fidelity.get(setting)
+        kl, p99, top1, ratio = (
+            (found.kl_mean, found.kl_p99, found.top1, found.perplexity_ratio) if found else (None, None, None, None)
+        )
+        yield Bound(f"{setting}.kl_mean", kl, gates.kl_mean_max, "max", "nats")
+        yield Bound(f"{setting}.kl_p99", p99, gates.kl_p99_max, "max", "nats")
+        yield Bound(f"{setting}.top1", top1, gates.top1_min, "min", "")
+        yield Bound(f"{setting}.perplexity_ratio", ratio, gates.perplexity_ratio_max, "max", "")
+
+
+def runtime_gap(measurement: Measurement, gates: Gates, other_kl: float | None) -> Iterator[Bound]:
+    """Distance of the two runtimes' KL on the same weights: a difference is a runtime's error."""
+    ours = measurement.fidelity.get("weights")
+    if other_kl is not None:
+        gap = abs(ours.kl_mean - other_kl) if ours else None
+        yield Bound("weights.runtime_kl_gap", gap, gates.runtime_kl_gap_max, "max", "nats")
+
+
+def answer_bounds(measurement: Measurement, gates: Gates) -> Iterator[Bound]:
+    """Total length of greedy answers over the float model's."""
+    reference = sum(answer.reference_tokens for answer in measurement.answers)
+    ratio = sum(answer.tokens for answer in measurement.answers) / reference if reference else None
+    yield Bound("answers.length_ratio", ratio, gates.length_ratio_min, "min", "")
+    yield Bound("answers.length_ratio", ratio, gates.length_ratio_max, "max", "")
+
+
+def latency_bounds(measurement: Measurement, gates: Gates) -> Iterator[Bound]:
+    """TTFT at each bounded prompt length; decode speed at the longest prompt, where it is slowest."""
+    ttft = {latency.prompt_tokens: latency.ttft_ms.median for latency in measurement.latency}
+    for length, bound in sorted((gates.ttft_ms_max or {}).items()):
+        yield Bound(f"ttft_ms.{length}", ttft.get(length), bound, "max", "ms")
+    speed = min((1e3 / latency.tpot_ms.median for latency in measurement.latency), default=None)
+    yield Bound("decode_tokens_per_second", speed, gates.decode_tokens_per_second_min, "min", "tokens/s")
+
+
+def resource_bounds(measurement: Measurement, package_bytes: int, gates: Gates) -> Iterator[Bound]:
+    """Memory, size and load time."""
+    loading = measurement.loading
+    memory, cold = (loading.peak_memory_bytes / 1e6, loading.cold_s) if loading else (None, None)
+    yield Bound("peak_memory_mb", memory, gates.peak_memory_mb_max, "max", "MB")
+    yield Bound("package_mb", package_bytes / 1e6, gates.package_mb_max, "max", "MB")
+    yield Bound("load_cold_s", cold, gates.load_s_max, "max", "s")
+
+
+def judge_placement(measurement: Measurement) -> GateResult:
+    """Every operator on the requested device: a runtime that falls back says nothing."""
+    placement = measurement.placement
+    if placement is None:
+        return GateResult("placement", Verdict.INCOMPLETE, None, 1.0, "min", "share", NOT_MEASURED)
+    total = sum(placement.actual.values())
+    share = placement.actual.get(placement.requested, 0) / total if total else 0.0
+    if share == 1.0:
+        return GateResult("placement", Verdict.PASS, share, 1.0, "min", "share")
+    where = ", ".join(f"{count} on {device}" for device, count in sorted(placement.actual.items()))
+    reason = f"asked for {placement.requested}, the runtime put {where or 'nothing anywhere'}"
+    return GateResult("placement", Verdict.FAIL, share, 1.0, "min", "share", reason)
+
+
+def verdict_of(gates: tuple[GateResult, ...]) -> Verdict:
+    """FAIL if any gate failed, PASS if all passed, else INCOMPLETE."""
+    return combine(gate.verdict for gate in gates)

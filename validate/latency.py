@@ -1,0 +1,73 @@
+"""Time to first token and time per output token through the shipped pipeline."""
+
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from validate.measurement import RESAMPLES, SEED, Latency, Sampled
+from validate.runtime import Generation, Pipeline
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class LatencyPlan:
+    """What is timed.
+
+    Attributes:
+        prompt_lengths: in tokens.
+        new_tokens: generated after the first token.
+        rounds: counted; prompt lengths alternate within a round, so that a drift of the machine meets all of them.
+        warm_up: rounds before, not counted.
+    """
+
+    prompt_lengths: tuple[int, ...] = (32, 128, 512, 1024)
+    new_tokens: int = 24
+    rounds: int = 5
+    warm_up: int = 1
+
+
+def measure_latency(
+    pipeline: Pipeline, text: Sequence[int], plan: LatencyPlan, progress: Progress
+) -> tuple[Latency, ...]:
+    """Generate from the first tokens of `text` at every prompt length, round by round.
+
+    Args:
+        pipeline: a loaded package.
+        text: token ids, repeated where a prompt is longer.
+        plan: lengths and rounds.
+        progress: called with (rounds done, rounds in all).
+    """
+    longest = max(plan.prompt_lengths)
+    tokens = [text[index % len(text)] for index in range(longest)]
+    seen: dict[int, list[Generation]] = {length: [] for length in plan.prompt_lengths}
+    for number in range(plan.warm_up + plan.rounds):
+        for length in plan.prompt_lengths:
+            generation = pipeline.generate(tokens[:length], plan.new_tokens + 1, stop=False)
+            if number >= plan.warm_up:
+                seen[length].append(generation)
+        progress(number + 1, plan.warm_up + plan.rounds)
+    return tuple(summarise(length, plan.new_tokens, generations) for length, generations in sorted(seen.items()))
+
+
+def summarise(length: int, new_tokens: int, generations: Sequence[Generation]) -> Latency:
+    """Pool the rounds at one prompt length."""
+    return Latency(
+        prompt_tokens=length,
+        new_tokens=new_tokens,
+        ttft_ms=sampled([1e3 * generation.ttft_s for generation in generations]),
+        tpot_ms=sampled([1e3 * statistics.median(generation.intervals_s) for generation in generations]),
+        intervals_ms=tuple(
+            round(1e3 * interval, 4) for generation in generations for interval in generation.intervals_s
+        ),
+    )
+
+
+def sampled(samples: Sequence[float]) -> Sampled:
+    """The median with a 95 % percentile-bootstrap interval."""
+    values = np.array(samples, dtype=np.float64)
+    draws = np.random.default_rng(SEED).integers(0, len(values), (RESAMPLES, len(values)))
+    low, high = np.percentile(np.median(values[draws], axis=1), [2.5, 97.5])
+    return Sampled(float(np.median(values)), float(low), float(high), tuple(round(float(value), 4) for value in values))

@@ -1,0 +1,158 @@
+"""What was measured on one package: figures only, no judgement."""
+
+from dataclasses import dataclass, field
+
+# Bootstrap resamples of a confidence interval, and its seed: the same samples give the same interval.
+RESAMPLES = 2000
+SEED = 20260101
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """How far a package's next-token distribution is from the float model's on the golden token set.
+
+    Attributes:
+        kl_mean: mean KL divergence, nats per token.
+        kl_low: lower end of its 95 % confidence interval, resampled over windows.
+        kl_high: upper end of it.
+        kl_p99: 99th percentile of KL over positions.
+        kl_prefill: mean KL of positions computed in one prefill.
+        kl_decode: mean KL of positions computed one token at a time, with the KV cache.
+        top1: share of positions where both name the same most likely token.
+        perplexity: of the package on the golden text.
+        perplexity_ratio: that over the float model's.
+        positions: how many positions were compared.
+    """
+
+    kl_mean: float
+    kl_low: float
+    kl_high: float
+    kl_p99: float
+    kl_prefill: float
+    kl_decode: float
+    top1: float
+    perplexity: float
+    perplexity_ratio: float
+    positions: int
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """A figure with its samples.
+
+    Attributes:
+        median: of the samples.
+        low: lower end of the median's 95 % confidence interval.
+        high: upper end of it.
+        samples: in the order they were taken.
+    """
+
+    median: float
+    low: float
+    high: float
+    samples: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Latency at one prompt length.
+
+    Attributes:
+        prompt_tokens: length of the prompt.
+        new_tokens: tokens generated after the first.
+        ttft_ms: time to first token, one sample a round.
+        tpot_ms: time per output token after the first, one sample (the round's median) a round.
+        intervals_ms: every time between two tokens, all rounds.
+    """
+
+    prompt_tokens: int
+    new_tokens: int
+    ttft_ms: Sampled
+    tpot_ms: Sampled
+    intervals_ms: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One greedy answer through the shipped runtime, beside the float model's.
+
+    Attributes:
+        prompt: what the user asks.
+        reference: the float model's answer.
+        text: the package's.
+        agreed_tokens: tokens before the first that differs.
+        reference_tokens: length of the float model's answer.
+        tokens: length of the package's.
+    """
+
+    prompt: str
+    reference: str
+    text: str
+    agreed_tokens: int
+    reference_tokens: int
+    tokens: int
+
+
+@dataclass(frozen=True)
+class Loading:
+    """Loading in a process of its own.
+
+    Attributes:
+        cold_s: seconds until a prompt can be taken, the package's files not in the page cache.
+        cold_is_cold: the files could be evicted from the page cache first; else `cold_s` is only a first load.
+        warm_s: the same again, files cached; the median.
+        peak_memory_bytes: largest resident size after a prompt of `prompt_tokens` and a short answer.
+        prompt_tokens: length of that prompt.
+    """
+
+    cold_s: float
+    cold_is_cold: bool
+    warm_s: float
+    peak_memory_bytes: int
+    prompt_tokens: int
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where the runtime says it runs.
+
+    Attributes:
+        requested: the device asked for.
+        actual: operators by the device or execution provider they were given to.
+    """
+
+    requested: str
+    actual: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Everything measured on one package. None: not measured, and a gate on it is INCOMPLETE.
+
+    Attributes:
+        fidelity: by setting: `weights` (runtime precision pinned to float32) and `deployed` (as it ships).
+        answers: greedy answers to fixed requests.
+        latency: by prompt length, ascending.
+        loading: load times and memory.
+        placement: requested and actual device.
+        tokenizer_agrees: the package's own tokenizer gives the ids of the model's, on every prompt and golden text.
+        tokenizer_mismatches: texts on which it does not, each cut to where the ids part.
+        chat: (request, answer) through the runtime's own chat pipeline, text in, text out.
+        threads: threads the runtime computed with.
+        environment: versions of the runtimes, by name.
+        host: what this machine was, as `targets.probe.Host` has it.
+        drift: last TTFT over first TTFT at the shortest prompt, 1 being a machine that stayed as it was.
+    """
+
+    fidelity: dict[str, Fidelity] = field(default_factory=dict)
+    answers: tuple[Answer, ...] = ()
+    latency: tuple[Latency, ...] = ()
+    loading: Loading | None = None
+    placement: Placement | None = None
+    tokenizer_agrees: bool | None = None
+    tokenizer_mismatches: tuple[str, ...] = ()
+    chat: tuple[str, str] | None = None
+    threads: int | None = None
+    environment: dict[str, str] = field(default_factory=dict)
+    host: dict[str, object] = field(default_factory=dict)
+    drift: float | None = None

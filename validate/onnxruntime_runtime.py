@@ -1,0 +1,149 @@
+"""ONNX Runtime: packages through onnxruntime_genai, which also gives the logits."""
+
+import itertools
+import json
+import shutil
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from targets.errors import StageFailed
+from validate.measurement import Placement
+from validate.runtime import WEIGHTS, Generation
+
+GRAPH = "model.onnx"
+PROVIDER = "CPUExecutionProvider"
+ROOM = 8  # tokens of KV cache beyond what a measurement needs
+
+# A protobuf AttributeProto as it is written: name (field 1), then i (field 3) as a varint of one byte.
+ATTRIBUTE = b"\x0a\x0eaccuracy_level\x18"
+FLOAT32_LEVEL = 1
+
+
+class OnnxRuntime:
+    """The CPU execution provider."""
+
+    def session(self, package: Path, settings: Mapping[str, Any], setting: str) -> "OnnxRuntimeSession":
+        """Load the package as it ships, or a copy that multiplies in float32."""
+        if setting != WEIGHTS:
+            return OnnxRuntimeSession(package)
+        with tempfile.TemporaryDirectory() as folder:
+            shutil.copytree(package, folder, dirs_exist_ok=True, copy_function=shutil.copyfile)
+            graph = Path(folder) / GRAPH
+            graph.chmod(0o600)
+            graph.write_bytes(with_accuracy_level(graph.read_bytes(), int(settings["accuracy_level"]), FLOAT32_LEVEL))
+            return OnnxRuntimeSession(Path(folder))
+
+    def pipeline(self, package: Path, settings: Mapping[str, Any]) -> "OnnxRuntimePipeline":
+        """Load the package as a product would."""
+        return OnnxRuntimePipeline(package)
+
+    def placement(self, package: Path, settings: Mapping[str, Any]) -> Placement:
+        """Read from a session which provider each operator was given to."""
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+        session = onnxruntime.InferenceSession(package / GRAPH, options, providers=[PROVIDER])
+        given: Counter[str] = Counter()
+        for part in session.get_provider_graph_assignment_info():
+            given[part.ep_name] += len(part.get_nodes())
+        return Placement(PROVIDER, dict(given))
+
+    def versions(self) -> dict[str, str]:
+        """Versions of the runtime's wheels."""
+        return {name: version(name) for name in ("onnxruntime", "onnxruntime-genai")}
+
+
+def with_accuracy_level(graph: bytes, shipped: int, level: int) -> bytes:
+    """A serialized graph with every MatMulNBits at another accuracy level.
+
+    Written on the bytes because a device has no onnx package; the length does not change.
+
+    Raises:
+        StageFailed: no MatMulNBits with the shipped level is there.
+    """
+    old, new = ATTRIBUTE + bytes([shipped]), ATTRIBUTE + bytes([level])
+    if old not in graph:
+        raise StageFailed(f"no MatMulNBits of accuracy level {shipped} in the package", "build the package again")
+    return graph.replace(old, new)
+
+
+class OnnxRuntimeSession:
+    """A generator used for its logits, one sequence."""
+
+    def __init__(self, package: Path) -> None:
+        import onnxruntime_genai
+
+        self.genai = onnxruntime_genai
+        self.model = onnxruntime_genai.Model(str(package))
+        self.generator: Any = None
+        self.capacity = 0
+        self.length = 0
+
+    def reset(self) -> None:
+        """Forget the sequence."""
+        self.generator = None
+        self.length = 0
+
+    def step(self, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Logits [n, vocab] of the next n tokens [n]."""
+        if self.generator is None:
+            # The shared KV buffers are as long as max_length says; 1024 serves every window here.
+            self.generator = new_generator(self.genai, self.model, max(1024, len(tokens) + ROOM), 0)
+        self.length += len(tokens)
+        self.generator.append_tokens(tokens.astype(np.int32))
+        return np.array(self.generator.get_output("logits")[0], dtype=np.float32)
+
+
+class OnnxRuntimePipeline:
+    """onnxruntime_genai's generator and tokenizer."""
+
+    def __init__(self, package: Path) -> None:
+        import onnxruntime_genai
+
+        self.genai = onnxruntime_genai
+        self.model = onnxruntime_genai.Model(str(package))
+        self.tokenizer = onnxruntime_genai.Tokenizer(self.model)
+        self.ends = frozenset(int(token) for token in np.atleast_1d(self.tokenizer.eos_token_ids))
+
+    def generate(self, prompt: Sequence[int], new_tokens: int, stop: bool) -> Generation:
+        """Greedy tokens after `prompt`, timed around the calls a product makes."""
+        length = len(prompt) + new_tokens
+        generator = new_generator(self.genai, self.model, length + ROOM, 0 if stop else length)
+        tokens: list[int] = []
+        times: list[float] = []
+        start = time.perf_counter()
+        generator.append_tokens(np.array(prompt, dtype=np.int32))
+        while len(tokens) < new_tokens and not generator.is_done():
+            generator.generate_next_token()
+            times.append(time.perf_counter())
+            tokens.append(int(generator.get_next_tokens()[0]))
+        if stop and tokens and tokens[-1] in self.ends:
+            tokens.pop()
+        intervals = tuple(after - before for before, after in itertools.pairwise(times))
+        return Generation(tuple(tokens), times[0] - start, intervals)
+
+    def encode(self, text: str) -> list[int]:
+        """Ids by the package's tokenizer."""
+        return [int(token) for token in self.tokenizer.encode(text)]
+
+    def chat(self, user: str, new_tokens: int) -> str:
+        """One turn through the chat template."""
+        messages = json.dumps([{"role": "user", "content": user}])
+        prompt = self.encode(self.tokenizer.apply_chat_template(messages=messages, add_generation_prompt=True))
+        return str(self.tokenizer.decode(np.array(self.generate(prompt, new_tokens, stop=True).tokens, dtype=np.int32)))
+
+
+def new_generator(genai: Any, model: Any, max_length: int, min_length: int) -> Any:
+    """A greedy generator with a KV cache of `max_length` tokens."""
+    parameters = genai.GeneratorParams(model)
+    parameters.set_search_options(max_length=max_length, min_length=min_length, do_sample=False)
+    return genai.Generator(model, parameters)

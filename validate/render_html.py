@@ -1,0 +1,136 @@
+"""Report -> one HTML file that needs no network, no script and no other file."""
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from targets.status import Status, Verdict
+from validate import figures, words
+from validate.comparison import compare, key_figures, key_length
+from validate.measurement import Answer
+from validate.plots import draw_plots, plots_available
+from validate.report import Report
+from validate.safe_text import clean
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+TEMPLATE = "report.html.jinja"
+# Characters that could end the script element or start another, as JSON escapes them.
+JSON_IN_HTML = {ord(character): f"\\u{ord(character):04x}" for character in "<>&\u2028\u2029"}
+
+
+def render_html(report: Report) -> str:
+    """The report as a person reads it who decides whether the product ships."""
+    plots = draw_plots(report) if plots_available() else None
+    return _environment().get_template(TEMPLATE).render(report=report, plots=plots, data=embedded_json(report))
+
+
+def embedded_json(report: Report) -> str:
+    """The report's data for the inside of a script element: ASCII, without a character that HTML would see."""
+    document = json.dumps(dataclasses.asdict(report), sort_keys=True, allow_nan=False, ensure_ascii=True)
+    return document.translate(JSON_IN_HTML)
+
+
+def facts(
+    values: Mapping[str, Any], missing: str = figures.NOT_MEASURED, *, named: bool = True
+) -> list[tuple[str, str]]:
+    """An open dictionary as (label, text) pairs in the order of its keys, nested ones flattened.
+
+    Args:
+        values: what to write.
+        missing: stands for None.
+        named: keys are names of ours, to be written as words; else they are somebody's settings and stay as they are.
+    """
+    pairs: list[tuple[str, str]] = []
+    for name, value in sorted(values.items()):
+        label = words.label(str(name)) if named else str(name)
+        if isinstance(value, Mapping) and value:
+            pairs += [
+                (f"{label}, {inner.lower() if named else inner}", text)
+                for inner, text in facts(value, missing, named=named)
+            ]
+        elif str(name).endswith("_bytes") and isinstance(value, int):
+            pairs.append((label, f"{figures.megabytes(value)} MB"))
+        else:
+            pairs.append((label, _written(value, missing)))
+    return pairs
+
+
+def hosts(report: Report) -> list[tuple[dict[str, object], dict[str, dict[str, str]]]]:
+    """Each machine once, with the packages that were measured on it and the versions they ran with.
+
+    Temperature changes from one measurement to the next and stands beside each.
+    """
+    found: list[tuple[dict[str, object], dict[str, dict[str, str]]]] = []
+    for device in report.devices:
+        for runtime in device.runtimes:
+            for candidate in runtime.candidates:
+                measured = candidate.measurement
+                host = {name: value for name, value in measured.host.items() if name != "temperature_c"}
+                packages = next((packages for known, packages in found if known == host), None)
+                if packages is None and host:
+                    found.append((host, packages := {}))
+                if packages is not None:
+                    packages[words.package_name(device, candidate)] = measured.environment
+    return found
+
+
+def side_by_side(answer: Answer) -> tuple[str, str, str]:
+    """What both answers start with, and how each goes on from the word in which they part."""
+    reference, text = clean(answer.reference), clean(answer.text)
+    if reference == text:
+        return reference, "", ""
+    parted = next((i for i, (one, other) in enumerate(zip(reference, text, strict=False)) if one != other), None)
+    start = 1 + reference.rfind(" ", 0, min(len(reference), len(text)) if parted is None else parted)
+    return reference[:start], reference[start:], text[start:]
+
+
+def _written(value: Any, missing: str) -> str:
+    if value is None:
+        return missing
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return figures.count(value)
+    if isinstance(value, float):
+        return figures.figure(value)
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return ", ".join(_written(one, missing) for one in value) or "none"
+    return str(value) or "none"
+
+
+def _shown(value: Any) -> Any:
+    """What an expression of the template shows: text cleaned, and no blank where a figure is missing."""
+    from markupsafe import Markup
+
+    if value is None:
+        return figures.NOT_MEASURED
+    return clean(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+def _environment() -> "Environment":
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("validate"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=_shown,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.globals |= {
+        "Verdict": Verdict,
+        "Status": Status,
+        "compare": compare,
+        "facts": facts,
+        "figures": figures,
+        "hosts": hosts,
+        "key_figures": key_figures,
+        "key_length": key_length,
+        "side_by_side": side_by_side,
+        "words": words,
+    }
+    return environment

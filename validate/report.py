@@ -1,0 +1,201 @@
+"""The report: measurements, gates and the verdict of one target and model, and its JSON."""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from targets.errors import InputRefused
+from targets.status import Status, Verdict
+from validate.measurement import Measurement
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class GateResult:
+    """One gate.
+
+    Attributes:
+        name: what is judged, as `deployed.kl_mean` or `ttft_ms.512`.
+        verdict: PASS, FAIL, or INCOMPLETE when the figure was not measured.
+        value: the figure, or None.
+        bound: what it must reach.
+        direction: `max` when the figure must not exceed the bound, `min` when it must reach it.
+        unit: of both.
+        reason: one sentence for a FAIL or an INCOMPLETE.
+    """
+
+    name: str
+    verdict: Verdict
+    value: float | None
+    bound: float
+    direction: str
+    unit: str
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A package that was built and judged, whether it ships or not.
+
+    Attributes:
+        backend: its runtime.
+        scheme: its quantization scheme.
+        precision: `int4` or `int8`.
+        verdict: of its gates.
+        ships: it is in the bundle.
+        why: one sentence: why it ships, or why not.
+        package_bytes: size on disk.
+        package_digest: of its files.
+        weights_digest: of its quantized weights.
+        checks: what the back end counted in the compiled graph.
+        settings: runtime properties it is loaded with.
+        measurement: the figures.
+        gates: one result a gate.
+    """
+
+    backend: str
+    scheme: str
+    precision: str
+    verdict: Verdict
+    ships: bool
+    why: str
+    package_bytes: int
+    package_digest: str
+    weights_digest: str
+    checks: dict[str, int]
+    settings: dict[str, Any]
+    measurement: Measurement
+    gates: tuple[GateResult, ...]
+
+
+@dataclass(frozen=True)
+class RuntimeReport:
+    """One runtime on one device.
+
+    Attributes:
+        backend: name of the back end.
+        status: how far the package got, or None when there is none.
+        verdict: of the package that ships, FAIL when every candidate failed, INCOMPLETE when there is none.
+        reason: one sentence.
+        next_step: what turns an INCOMPLETE into a verdict, or None.
+        candidates: from the smallest scheme to the safest.
+        folder: the shipped package's folder in the bundle, or None.
+    """
+
+    backend: str
+    status: Status | None
+    verdict: Verdict
+    reason: str
+    next_step: str | None
+    candidates: tuple[Candidate, ...]
+    folder: str | None
+
+    @property
+    def shipped(self) -> Candidate | None:
+        """The candidate in the bundle."""
+        return next((candidate for candidate in self.candidates if candidate.ships), None)
+
+
+@dataclass(frozen=True)
+class DeviceReport:
+    """One device of the target: its runtimes and the verdict over them."""
+
+    name: str
+    kind: str
+    vendor: str
+    generation: str
+    verdict: Verdict
+    reason: str
+    runtimes: tuple[RuntimeReport, ...]
+
+
+@dataclass(frozen=True)
+class StageRecord:
+    """One stage of the build, as evidence.
+
+    Attributes:
+        name: what ran, with what distinguishes it (`quantize w8-sym`).
+        key: its key in the store.
+        output: digest of its output.
+        seconds: wall time when it ran.
+        peak_memory_bytes: largest resident size when it ran.
+        cached: it was not run for this report.
+        tools: versions it depends on.
+    """
+
+    name: str
+    key: str
+    output: str
+    seconds: float
+    peak_memory_bytes: int
+    cached: bool
+    tools: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything a person needs to decide whether the product ships.
+
+    Attributes:
+        schema_version: of this layout.
+        target: name of the target.
+        product: one sentence naming it.
+        model: `ModelFacts` as a dictionary.
+        verdict: over all devices.
+        headline: one sentence: ship, do not ship, or what is still missing.
+        devices: in the target's order.
+        assumptions: of the target, and of these measurements.
+        golden: how the reference was made: windows, tokens, digests, the float model's perplexity.
+        parity: largest logit differences between the hub and PyTorch.
+        stages: of the build.
+        tapeout: version of this program.
+        created: ISO 8601 time of the newest measurement.
+    """
+
+    schema_version: int
+    target: str
+    product: str
+    model: dict[str, Any]
+    verdict: Verdict
+    headline: str
+    devices: tuple[DeviceReport, ...]
+    assumptions: tuple[str, ...]
+    golden: dict[str, Any]
+    parity: dict[str, Any]
+    stages: tuple[StageRecord, ...]
+    tapeout: str
+    created: str
+
+
+def to_json(report: Report) -> str:
+    """The report as JSON with sorted keys and a final newline."""
+    return json.dumps(dataclasses.asdict(report), indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n"
+
+
+def read_report(path: Path) -> Report:
+    """The report in a JSON file.
+
+    Raises:
+        InputRefused: not a report, or of a newer schema.
+    """
+    from pydantic import TypeAdapter, ValidationError
+
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        if document.get("schema_version", 0) > SCHEMA_VERSION:
+            raise InputRefused(
+                f"{path} has schema {document['schema_version']}, newer than {SCHEMA_VERSION}", "update Tapeout"
+            )
+        return TypeAdapter(Report).validate_python(document)
+    except (OSError, ValueError, AttributeError, ValidationError) as error:
+        raise InputRefused(f"{path} is not a Tapeout report: {error}", "build the bundle again") from error
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON Schema of a report."""
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(Report).json_schema()

@@ -1,0 +1,157 @@
+"""The words a report uses for verdicts, statuses, gates and runtimes, the same in every format."""
+
+from targets.status import Status, Verdict
+from validate.figures import NOT_MEASURED, gate_bound, gate_unit, gate_value
+from validate.report import Candidate, DeviceReport, GateResult, RuntimeReport
+
+VERDICT_WORDS: dict[Verdict, str] = {
+    Verdict.PASS: "Ship",
+    Verdict.FAIL: "Do not ship",
+    Verdict.INCOMPLETE: "Evidence incomplete",
+}
+
+STATUS_MEANING: dict[Status, str] = {
+    Status.MEASURED: "Ran on the named device: fidelity and latency are real.",
+    Status.HOST_MEASURED: "Ran on a host with the same kind of device: fidelity is real, latency indicative.",
+    Status.SIMULATED: "Compiled for the device and run in the vendor's simulator: numerics are real, no latency.",
+    Status.EMULATED: "The device's software ran on another device: shapes and numerics are checked, no latency.",
+    Status.COMPILED: "The device's compiler accepted it; it was not run.",
+    Status.PREPARED: "Everything that can be done off the device is done; a named step remains.",
+}
+
+NO_PACKAGE = "no package"
+NO_PACKAGE_MEANING = "Nothing was built for this device, so nothing could be measured."
+
+RUNTIME_NAMES: dict[str, str] = {
+    "null": "Null runtime",
+    "onnxruntime": "ONNX Runtime GenAI",
+    "onnxruntime-webgpu": "ONNX Runtime WebGPU",
+    "openvino": "OpenVINO GenAI",
+    "openvino-gpu": "OpenVINO GenAI on GPU",
+    "openvino-npu": "OpenVINO GenAI on NPU",
+    "qnn": "Qualcomm QNN",
+    "ryzen-ai": "AMD Ryzen AI",
+}
+
+GATE_WORDS: dict[str, str] = {
+    "kl_mean": "Mean KL divergence",
+    "kl_p99": "99th percentile of KL",
+    "top1": "Top-1 agreement",
+    "perplexity_ratio": "Perplexity ratio",
+    "runtime_kl_gap": "KL gap between runtimes",
+    "length_ratio": "Length of greedy answers, package / float",
+    "ttft_ms": "Time to first token",
+    "decode_tokens_per_second": "Decode speed",
+    "peak_memory_mb": "Peak memory",
+    "package_mb": "Package size",
+    "load_cold_s": "Load time, cold",
+    "load_warm_s": "Load time, warm",
+    "placement": "Placement on the device",
+}
+
+FIELD_WORDS: dict[str, str] = {
+    "cores_logical": "Hardware threads",
+    "cores_physical": "Cores",
+    "cpu_model": "Processor",
+    "glibc": "glibc",
+    "n_heads": "Attention heads",
+    "n_kv_heads": "Key and value heads",
+    "n_layers": "Layers",
+    "os": "Operating system",
+    "quantized_source": "Source was quantized as",
+    "sha256": "SHA-256",
+}
+
+KIND_WORDS = {"cpu": "CPU", "igpu": "iGPU", "gpu": "GPU", "npu": "NPU"}
+
+# The order in which a reader needs them.
+URGENCY = (Verdict.FAIL, Verdict.INCOMPLETE, Verdict.PASS)
+
+
+def device_name(device: DeviceReport) -> str:
+    """A device by its kind, and by its own name where that says more."""
+    kind = KIND_WORDS.get(device.kind, device.kind)
+    return kind if device.name == device.kind else f"{kind} {device.name}"
+
+
+def package_name(device: DeviceReport, candidate: Candidate) -> str:
+    """One candidate, told from all others of the report."""
+    return f"{device_name(device)}, {runtime_name(candidate.backend)}, {candidate.scheme}"
+
+
+def label(name: str) -> str:
+    """A field's name as a heading."""
+    spelled = name.removesuffix("_bytes").replace("_", " ")
+    return FIELD_WORDS.get(name, spelled[:1].upper() + spelled[1:])
+
+
+def runtime_name(backend: str) -> str:
+    """A back end by the name its vendor gives it."""
+    return RUNTIME_NAMES.get(backend, backend)
+
+
+def status_word(runtime: RuntimeReport) -> str:
+    """The status of a runtime's package."""
+    return runtime.status.value if runtime.status else NO_PACKAGE
+
+
+def status_meaning(runtime: RuntimeReport) -> str:
+    """What that status says about the figures."""
+    return STATUS_MEANING[runtime.status] if runtime.status else NO_PACKAGE_MEANING
+
+
+def sentence(text: str) -> str:
+    """A reason as a sentence, without the decision in front that every place shows beside it."""
+    bare = text.removeprefix("ships: ").removeprefix("does not ship: ")
+    first = bare.split(" ", 1)[0]
+    capital = bare[:1].upper() + bare[1:] if first.isalpha() else bare
+    return capital if capital.endswith((".", "!", "?")) or not capital else f"{capital}."
+
+
+def gate_words(name: str) -> str:
+    """A gate's name for people: `ttft_ms.512` is "Time to first token, 512 tokens"."""
+    parts = name.split(".")
+    known = next((part for part in parts if part in GATE_WORDS), None)
+    if known is None:
+        return name[:1].upper() + name[1:].replace("_", " ").replace(".", ", ")
+    parts = [part for part in parts if part not in {known, "answers"}]
+    rest = [f"{part} tokens" if part.isdecimal() else part.replace("_", " ") for part in parts]
+    return ", ".join([GATE_WORDS[known], *rest])
+
+
+def gate_sentence(gate: GateResult) -> str:
+    """One gate in one sentence: what was measured and what was asked for."""
+    unit = f" {gate_unit(gate)}" if gate_unit(gate) else ""
+    if gate.value is None:
+        return f"{gate_words(gate.name)}: {NOT_MEASURED}, must be {gate_bound(gate)}{unit}"
+    return f"{gate_words(gate.name)}: {gate_value(gate)}, must be {gate_bound(gate)}{unit}"
+
+
+def by_urgency(gates: tuple[GateResult, ...]) -> list[GateResult]:
+    """Failed gates first, then those without a figure, then the rest; otherwise as they stand."""
+    return sorted(gates, key=lambda gate: URGENCY.index(gate.verdict))
+
+
+def deciding(runtime: RuntimeReport) -> tuple[Candidate, ...]:
+    """The candidates whose gates make the runtime's verdict: the one that ships, or all when none does."""
+    return (runtime.shipped,) if runtime.shipped else runtime.candidates
+
+
+def open_gates(runtime: RuntimeReport) -> list[tuple[Candidate, GateResult]]:
+    """Every gate that stands between the runtime and a PASS, the failed ones of each candidate first."""
+    return [
+        (candidate, gate)
+        for candidate in deciding(runtime)
+        for gate in by_urgency(candidate.gates)
+        if gate.verdict is not Verdict.PASS
+    ]
+
+
+def next_steps(devices: tuple[DeviceReport, ...]) -> dict[str, list[str]]:
+    """What to do, each with the devices and runtimes it is for: what blocks the verdict first."""
+    found = [(device, runtime) for device in devices for runtime in device.runtimes]
+    steps: dict[str, list[str]] = {}
+    for device, runtime in sorted(found, key=lambda pair: URGENCY.index(pair[1].verdict)):
+        if runtime.next_step:
+            steps.setdefault(runtime.next_step, []).append(f"{device_name(device)}, {runtime_name(runtime.backend)}")
+    return steps
