@@ -9,7 +9,8 @@ from quantize.weight import QuantizedWeight
 from targets.errors import StageFailed
 
 # MatMulNBits wants one scale per block of at most 256 inputs, so a channel's one scale is written into each block.
-# Large blocks mean fewer scales to read; 64 was the fastest of 32, 64, 128 and 256 here for both code widths.
+# Activations are rounded to int8 block by block too: on SmolLM2 in 8 bits, blocks of 32 read KL 0.0064 and blocks of 64
+# 0.0085, but take a quarter more time to the first token.
 CHANNEL_WISE_BLOCKS = (64, 32, 16)
 BLOCK_SIZES = (16, 32, 64, 128, 256)
 

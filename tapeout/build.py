@@ -89,7 +89,7 @@ def gather(request: Request, plan: Plan, done: Mapping[Job, Done], store: Store)
                     "digest": done[jobs.compile].record.object,
                     **done[jobs.compile].record.value,
                 }
-    return Contents(report, folders, packages, golden)
+    return Contents(report, request.target, folders, packages, golden)
 
 
 def built_of(candidate: CandidateJobs, done: Mapping[Job, Done], store: Store) -> Built:

@@ -16,6 +16,7 @@ from tapeout.storage_errors import storage_errors
 from tapeout.store import Store
 from tapeout.values import plain
 from targets.errors import IntegrityError
+from targets.target import Target
 from validate.report import Report, to_json
 
 MANIFEST = "manifest.json"
@@ -34,12 +35,14 @@ class Contents:
 
     Attributes:
         report: of the build.
+        target: the target it was judged by, so that the bundle can be judged again where its file is not.
         folders: store results to copy, by path in the bundle.
         packages: how each shipped package is loaded, by path in the bundle.
         golden: the golden reference's value.
     """
 
     report: Report
+    target: Target
     folders: Mapping[str, Done]
     packages: Mapping[str, Any]
     golden: Mapping[str, Any]
@@ -115,7 +118,7 @@ def make_manifest(contents: Contents, identity: str, staged: Path) -> dict[str, 
     return {
         "schema_version": SCHEMA_VERSION,
         "identity": identity,
-        "target": contents.report.target,
+        "target": plain(asdict(contents.target)),
         "model": contents.report.model,
         "verdict": contents.report.verdict,
         "tapeout": contents.report.tapeout,

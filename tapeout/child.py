@@ -55,7 +55,9 @@ class Children:
         self.stopping = False
 
     @contextlib.contextmanager
-    def started(self, command: list[str], log: IO[str]) -> Iterator[subprocess.Popen[str]]:
+    def started(
+        self, command: list[str], log: IO[str], environment: Mapping[str, str] | None = None
+    ) -> Iterator[subprocess.Popen[str]]:
         """A child in a process group of its own, which is gone at the end."""
         with self.lock:
             if self.stopping:
@@ -65,7 +67,7 @@ class Children:
                 stdout=subprocess.PIPE,
                 stderr=log,
                 text=True,
-                env={**os.environ, **ENVIRONMENT},
+                env={**os.environ, **ENVIRONMENT, **(environment or {})},
                 start_new_session=True,
             )
             self.running.add(child)
@@ -105,7 +107,7 @@ def run_child(
     start = time.monotonic()
     with (
         log_path.open("w", encoding="utf-8") as log,
-        children.started(command, log) as child,
+        children.started(command, log, job.get("environment")) as child,
     ):
         timer = threading.Timer(timeout_s, child.kill)
         timer.start()

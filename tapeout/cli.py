@@ -12,6 +12,7 @@ from targets.errors import TapeoutError
 
 STORE_VARIABLE = "TAPEOUT_STORE"
 ARTIFACTS = Path("artifacts")
+KEPT = "run the same command again: finished stages are kept"
 
 
 class State:
@@ -57,21 +58,31 @@ add_commands()
 def run() -> None:
     """Run the command line and end the process with the documented exit code."""
     signal.signal(signal.SIGTERM, terminate)
+    code = 0
     try:
         code = main.main(standalone_mode=False)
+    except BrokenPipeError:
+        # Whoever read standard output has gone; what was done is done.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except click.exceptions.Abort:
-        stop("interrupted", "run the same command again: finished stages are kept", 130)
+        stop("interrupted", KEPT, 130)
     except click.ClickException as error:
         error.show()
         sys.exit(2)
-    except KeyboardInterrupt as error:
-        terminated = bool(error.args)
-        stop("interrupted", "run the same command again: finished stages are kept", 143 if terminated else 130)
-    except TapeoutError as error:
+    except (KeyboardInterrupt, Exception) as error:  # a traceback reaches a user only with --debug
         if "--debug" in sys.argv:
             raise
-        stop(error.what, error.help, error.exit_code)
+        stop(*explain(error))
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def explain(error: BaseException) -> tuple[str, str, int]:
+    """What happened, the next step and the exit code."""
+    if isinstance(error, TapeoutError):
+        return error.what, error.help, error.exit_code
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted", KEPT, 143 if error.args else 130
+    return f"{type(error).__name__}: {error}", "this is a fault of Tapeout: run again with --debug and report it", 6
 
 
 def terminate(number: int, _: Any) -> None:

@@ -135,6 +135,7 @@ class Executor:
                 "inputs": {name: self.given(job.inputs[name], done) for name, done in inputs.items()},
                 "parameters": dict(job.parameters),
                 "arguments": dict(job.arguments),
+                "environment": dict(stage.environment),
                 "out": str(out),
             }
             outcome: Outcome = run_child(

@@ -9,7 +9,7 @@ imported when a stage runs: naming the stages costs nothing.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,7 @@ class Stage:
         module: where the work is written; its code and what it imports of ours is the stage's version.
         value: `module:class` of what it returns.
         tools: distributions whose version can change the result; a tool that is not installed counts as absent.
+        environment: variables its process gets.
         exclusive: it measures time, so nothing else may run beside it.
         timeout_s: after which it is stopped.
     """
@@ -56,6 +57,7 @@ class Stage:
     module: str
     value: str
     tools: tuple[str, ...]
+    environment: Mapping[str, str] = field(default_factory=dict)
     exclusive: bool = False
     timeout_s: int = 3600
 
@@ -130,6 +132,7 @@ STAGES = (
         "compile.backends",
         "compile.package:Package",
         ("onnx-ir", "onnxruntime", "openvino", "openvino-tokenizers", "transformers"),
+        {"USE_TORCH": "0"},  # of transformers only the tokenizer is used; torch would take 4 s to import
     ),
     Stage("measure", measure_stage, "validate.measure", "validate.measure:Measured", RUNTIME_TOOLS, exclusive=True),
 )

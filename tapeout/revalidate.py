@@ -6,11 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from tapeout.bundle import differences, read_manifest, write_reports
 from tapeout.code_version import tool_version
 from tapeout.values import from_json
 from targets.errors import IntegrityError, UsageError
-from targets.target import load_target
+from targets.target import Target
 from validate.assemble import Built, assemble_devices, headline
 from validate.latency import LatencyPlan
 from validate.measure import Measured, measure_package, now
@@ -34,7 +36,7 @@ def revalidate(bundle: Path, out: Path, say: Say) -> Report:
     if wrong:
         raise IntegrityError(f"{bundle}: {'; '.join(wrong[:3])}", "fetch the bundle again; it is not what was built")
     original = read_report(bundle / "report.json")
-    target = load_target(manifest["target"])
+    target: Target = TypeAdapter(Target).validate_python(manifest["target"])
     golden = from_json("validate.golden:Golden", manifest["golden"], bundle / "golden")
     built = []
     for path, package in manifest["packages"].items():

@@ -17,7 +17,12 @@ from tests.tiny_folder import spread_vectors, write_folder
 K = TypeVar("K")
 V = TypeVar("V")
 
-SIZES = {"hidden_size": 64, "intermediate_size": 128, "max_position_embeddings": 128, "initializer_range": 0.1}
+SIZES: dict[str, Any] = {
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "max_position_embeddings": 128,
+    "initializer_range": 0.1,
+}
 
 # What the tiny decoders differ in.
 VARIANTS: dict[str, dict[str, Any]] = {

@@ -10,7 +10,7 @@ from export.digest import list_files
 from export.hub import GRAPH, SIDE_FILES, WEIGHTS, OnnxModel
 from export.parity import HubSession
 from quantize.hub_weights import find_weights, quantized_weights
-from quantize.quantizer import layer_of, quantize_model, refuse_ragged_groups
+from quantize.quantizer import quantize_model, refuse_ragged_groups
 from quantize.scheme import parse_scheme
 from quantize.weight import digest_weights
 from targets.errors import StageFailed, UsageError
@@ -116,9 +116,10 @@ def test_a_group_size_that_does_not_divide_is_refused(tiny_hub: OnnxModel, tmp_p
 
 
 def test_channel_wise_fits_any_weight() -> None:
-    refuse_ragged_groups({"w": 7}, CHANNEL_WISE)
+    refuse_ragged_groups("w", 7, CHANNEL_WISE)
+    refuse_ragged_groups("w", 192, 64)
     with pytest.raises(StageFailed) as caught:
-        refuse_ragged_groups({"fits": 64, "w": 7}, 64)
+        refuse_ragged_groups("w", 7, 64)
     assert caught.value.what.startswith("w has 7 input channels")
     assert caught.value.help == "choose a scheme that ends in cw"
 
@@ -156,8 +157,3 @@ def test_weights_are_found_once_with_their_modules(tiny_hubs: Hubs) -> None:
     for use in uses:
         assert use.array().shape[1] == use.in_channels == (128 if "down_proj" in use.name else 64)
         assert use.linear == (use.name != "model.embed_tokens.weight")
-
-
-def test_layers_are_told_apart() -> None:
-    names = ["model.layers.1.mlp.up_proj.weight", "model.layers.10.mlp.up_proj.weight", "lm_head.weight"]
-    assert [layer_of(name) for name in names] == ["layers.1.", "layers.10.", "lm_head.weight"]

@@ -25,7 +25,7 @@ def run_script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: str, timeo
     def started(command: list[str], **options: object) -> "subprocess.Popen[str]":
         return start([sys.executable, str(script)], **options)  # type: ignore[call-overload,no-any-return]
 
-    monkeypatch.setattr(child.subprocess, "Popen", started)
+    monkeypatch.setattr(subprocess, "Popen", started)
     return run_child({"stage": "compile"}, tmp_path, timeout_s, Children(), lambda done, total: None)
 
 

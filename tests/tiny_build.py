@@ -9,7 +9,9 @@ from targets.target import Target, load_target
 from validate.golden import GoldenPlan
 from validate.latency import LatencyPlan
 
-GOLDEN = GoldenPlan(windows=2, window_tokens=48, decode_tokens=8, prompts=2, answer_tokens=4, top=32, sampled=32)
+GOLDEN = GoldenPlan(
+    windows=2, weights_windows=2, window_tokens=48, decode_tokens=8, prompts=2, answer_tokens=4, top=32, sampled=32
+)
 LATENCY = LatencyPlan(new_tokens=4, rounds=3)
 
 TARGET = """

@@ -66,9 +66,10 @@ def report_runtime(target: Target, device: Device, runtime: Runtime, built: Sequ
         folder = f"packages/{device.name}-{runtime.backend}"
         return RuntimeReport(runtime.backend, runtime.status, Verdict.PASS, shipped.why, None, candidates, folder)
     verdict = combine(candidate.verdict for candidate in candidates)
+    status = runtime.status if candidates else None
     reasons = "; ".join(f"{candidate.scheme}: {candidate.why}" for candidate in candidates) or "no package was built"
     step = "try another scheme, or a larger model" if verdict is Verdict.FAIL else "measure it where its runtime is"
-    return RuntimeReport(runtime.backend, runtime.status, verdict, reasons, step, candidates, None)
+    return RuntimeReport(runtime.backend, status, verdict, reasons, step, candidates, None)
 
 
 def judge_built(built: Built, gates: Gates, others: Sequence[Built]) -> tuple[GateResult, ...]:

@@ -14,7 +14,7 @@ Floats = NDArray[np.float32]
 def log_softmax(logits: Floats) -> Floats:
     """Log-probabilities over the last axis."""
     shifted = logits - logits.max(axis=-1, keepdims=True)
-    return np.asarray(shifted - np.log(np.exp(shifted, dtype=np.float64).sum(axis=-1, keepdims=True)), dtype=np.float32)
+    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True, dtype=np.float64)), dtype=np.float32)
 
 
 @dataclass(frozen=True)
@@ -75,12 +75,23 @@ def compact(
     )
 
 
-def divergence(reference: Reference, log_probs: Floats) -> NDArray[np.float64]:
-    """KL(reference || package) at each position, nats, as `Reference` says; log_probs is [positions, vocab]."""
-    theirs = np.take_along_axis(log_probs, reference.ids, -1).astype(np.float64)
-    ratio = reference.log_probs - theirs
+def divergence(reference: Reference, kept: NDArray[np.float64]) -> NDArray[np.float64]:
+    """KL(reference || package) at each position, nats, as `Reference` says.
+
+    Args:
+        reference: of one window.
+        kept: [positions, kept] the package's log-probabilities of `reference.ids`.
+    """
+    ratio = reference.log_probs - kept
     top = (np.exp(reference.log_probs[:, : reference.top], dtype=np.float64) * ratio[:, : reference.top]).sum(axis=-1)
     return np.asarray(top + reference.tail_mass * ratio[:, reference.top :].mean(axis=-1))
+
+
+def log_normaliser(logits: Floats) -> NDArray[np.float64]:
+    """[positions]: log of the sum of exp(logits) over the vocabulary."""
+    largest = logits.max(axis=-1)
+    total = np.exp(logits - largest[:, None]).sum(axis=-1, dtype=np.float64)
+    return np.asarray(largest + np.log(total))
 
 
 @dataclass(frozen=True)
@@ -97,19 +108,19 @@ class WindowScore:
 
     kl: NDArray[np.float64]
     agrees: NDArray[np.bool_]
-    loss: Floats
+    loss: NDArray[np.float64]
     reference_loss: Floats
     prefill: int
 
 
 def score_window(reference: Reference, logits: Floats, prefill: int) -> WindowScore:
     """Compare logits [positions, vocab] with the reference of the same window."""
-    log_probs = log_softmax(logits)
+    normaliser = log_normaliser(logits)  # log-probabilities of what is kept, without those of the whole vocabulary
     known = reference.targets >= 0
-    theirs = np.take_along_axis(log_probs, np.maximum(reference.targets, 0)[:, None], -1)[:, 0]
+    theirs = np.take_along_axis(logits, np.maximum(reference.targets, 0)[:, None], -1)[:, 0] - normaliser
     return WindowScore(
-        kl=divergence(reference, log_probs),
-        agrees=log_probs.argmax(axis=-1) == reference.ids[:, 0],
+        kl=divergence(reference, np.take_along_axis(logits, reference.ids, -1) - normaliser[:, None]),
+        agrees=logits.argmax(axis=-1) == reference.ids[:, 0],
         loss=-theirs[known],
         reference_loss=-reference.target_log_probs[known],
         prefill=prefill,
@@ -132,7 +143,7 @@ def summarise(scores: Iterable[WindowScore]) -> Fidelity:
         kl_high=float(high),
         kl_p99=float(np.percentile(kl, 99)),
         kl_prefill=float(np.concatenate([window.kl[: window.prefill] for window in windows]).mean()),
-        kl_decode=float(decode.mean()) if decode.size else float(kl.mean()),
+        kl_decode=float(decode.mean()) if decode.size else None,
         top1=float(np.concatenate([window.agrees for window in windows]).mean()),
         perplexity=float(np.exp(loss)),
         perplexity_ratio=float(np.exp(loss - reference_loss)),

@@ -29,8 +29,9 @@ class GoldenPlan:
 
     Attributes:
         windows: texts, each cut to its first `window_tokens`.
+        weights_windows: how many of them are run again in float32, where kernels are slow and every runtime agrees.
         window_tokens: tokens a window.
-        decode_tokens: positions at the end of a window that a package computes one at a time.
+        decode_tokens: positions at the end of a window that a package computes one at a time, as it ships.
         top: most likely tokens kept a position.
         sampled: tokens sampled from the rest.
         prompts: requests answered greedily.
@@ -38,13 +39,14 @@ class GoldenPlan:
         seed: of the sample.
     """
 
-    windows: int = 12
+    windows: int = 8
+    weights_windows: int = 4
     window_tokens: int = 256
-    decode_tokens: int = 32
+    decode_tokens: int = 8
     top: int = 64
     sampled: int = 64
-    prompts: int = 8
-    answer_tokens: int = 32
+    prompts: int = 6
+    answer_tokens: int = 20
     seed: int = 20260101
 
 

@@ -1,6 +1,7 @@
 """Time to first token and time per output token through the shipped pipeline."""
 
 import statistics
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -19,14 +20,18 @@ class LatencyPlan:
     Attributes:
         prompt_lengths: in tokens.
         new_tokens: generated after the first token.
-        rounds: counted; prompt lengths alternate within a round, so that a drift of the machine meets all of them.
-        warm_up: rounds before, not counted.
+        rounds: counted, at most; prompt lengths alternate within a round, so that a drift of the machine meets all.
+        least_rounds: taken even when the budget is spent.
+        budget_s: no round is begun after this many seconds.
+        warm_up_tokens: longest prompt that is run once before, not counted.
     """
 
     prompt_lengths: tuple[int, ...] = (32, 128, 512, 1024)
-    new_tokens: int = 24
+    new_tokens: int = 16
     rounds: int = 5
-    warm_up: int = 1
+    least_rounds: int = 3
+    budget_s: float = 15.0
+    warm_up_tokens: int = 128
 
 
 def measure_latency(
@@ -43,12 +48,16 @@ def measure_latency(
     longest = max(plan.prompt_lengths)
     tokens = [text[index % len(text)] for index in range(longest)]
     seen: dict[int, list[Generation]] = {length: [] for length in plan.prompt_lengths}
-    for number in range(plan.warm_up + plan.rounds):
+    for length in plan.prompt_lengths:
+        if length <= plan.warm_up_tokens:
+            pipeline.generate(tokens[:length], plan.new_tokens + 1, stop=False)
+    start = time.monotonic()
+    for number in range(plan.rounds):
+        if number >= plan.least_rounds and time.monotonic() - start > plan.budget_s:
+            break
         for length in plan.prompt_lengths:
-            generation = pipeline.generate(tokens[:length], plan.new_tokens + 1, stop=False)
-            if number >= plan.warm_up:
-                seen[length].append(generation)
-        progress(number + 1, plan.warm_up + plan.rounds)
+            seen[length].append(pipeline.generate(tokens[:length], plan.new_tokens + 1, stop=False))
+        progress(number + 1, plan.rounds)
     return tuple(summarise(length, plan.new_tokens, generations) for length, generations in sorted(seen.items()))
 
 

@@ -6,7 +6,6 @@
 import json
 import os
 import resource
-import statistics
 import subprocess
 import sys
 import time
@@ -18,27 +17,26 @@ from targets.errors import StageFailed, TimedOut
 from validate.measurement import Loading
 from validate.runtime import find_runtime
 
-WARM_LOADS = 3
 TIMEOUT_S = 300
 ANSWER_TOKENS = 8
 FIRST_TOKEN_ID = 100  # prompts are made of ordinary ids; what they say does not matter here
 
 
 def measure_loading(backend: str, package: Path, settings: Mapping[str, Any], prompt_tokens: int) -> Loading:
-    """One cold load and `WARM_LOADS` warm ones, each in a fresh process.
+    """One cold load and one warm one, each in a fresh process; the warm one also answers a prompt.
 
     Raises:
         StageFailed: the process dies; the message has the end of what it said.
         TimedOut: it does not end within `TIMEOUT_S`.
     """
     evicted = evict(package)
-    cold = run_probe(backend, package, settings, prompt_tokens)
-    warm = [run_probe(backend, package, settings, prompt_tokens) for _ in range(WARM_LOADS)]
+    cold = run_probe(backend, package, settings, 0)
+    warm = run_probe(backend, package, settings, prompt_tokens)
     return Loading(
         cold_s=cold["load_s"],
         cold_is_cold=evicted,
-        warm_s=statistics.median(probe["load_s"] for probe in warm),
-        peak_memory_bytes=int(statistics.median(probe["peak_memory_bytes"] for probe in warm)),
+        warm_s=warm["load_s"],
+        peak_memory_bytes=int(warm["peak_memory_bytes"]),
         prompt_tokens=prompt_tokens,
     )
 
@@ -80,14 +78,15 @@ def run_probe(backend: str, package: Path, settings: Mapping[str, Any], prompt_t
 
 
 def probe(backend: str, package: Path, settings: Mapping[str, Any], prompt_tokens: int) -> dict[str, float]:
-    """Load, answer once, and look at the clock and the memory of this process."""
+    """Load, answer once if a prompt is wanted, and look at the clock and the memory of this process."""
     runtime = find_runtime(backend)
     if runtime is None:
         raise StageFailed(f"back end {backend} has no runtime to load with", "measure a package that has one")
     start = time.perf_counter()
     pipeline = runtime.pipeline(package, settings)
     loaded = time.perf_counter() - start
-    pipeline.generate([FIRST_TOKEN_ID + index % 100 for index in range(prompt_tokens)], ANSWER_TOKENS, stop=False)
+    if prompt_tokens:
+        pipeline.generate([FIRST_TOKEN_ID + index % 100 for index in range(prompt_tokens)], ANSWER_TOKENS, stop=False)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     return {"load_s": loaded, "peak_memory_bytes": peak}
 

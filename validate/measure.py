@@ -58,7 +58,7 @@ def measure_package(package: Package, golden: Golden, plan: LatencyPlan, out: Pa
     fidelity = {}
     for setting in (WEIGHTS, DEPLOYED):
         session = runtime.session(package.folder, package.settings, setting)
-        fidelity[setting] = measure_fidelity(session, golden, report(setting))
+        fidelity[setting] = measure_fidelity(session, golden, setting, report(setting))
         del session
     pipeline = runtime.pipeline(package.folder, package.settings)
     answers = compare_answers(pipeline, golden.answers(), package, golden.plan.answer_tokens)
@@ -114,17 +114,19 @@ def stepper(progress: Progress) -> Callable[[str], Progress]:
     return within
 
 
-def measure_fidelity(session: Session, golden: Golden, progress: Progress) -> Fidelity:
-    """Feed every golden window: most of it as one prefill, the end token by token, as a product would."""
+def measure_fidelity(session: Session, golden: Golden, setting: str, progress: Progress) -> Fidelity:
+    """Feed golden windows; as it ships, most of each as one prefill and the end token by token, as a product would."""
+    count, one_by_one = golden.plan.windows, golden.plan.decode_tokens
+    if setting == WEIGHTS:
+        count, one_by_one = golden.plan.weights_windows, 0
     scores: list[WindowScore] = []
-    windows = golden.windows()
-    for tokens, reference in windows:
+    for tokens, reference in golden.windows()[:count]:
         session.reset()
-        prefill = len(tokens) - golden.plan.decode_tokens
+        prefill = len(tokens) - one_by_one
         logits = [session.step(tokens[:prefill])]
         logits += [session.step(tokens[index : index + 1]) for index in range(prefill, len(tokens))]
         scores.append(score_window(reference, np.concatenate(logits), prefill))
-        progress(len(scores), len(windows))
+        progress(len(scores), count)
     return summarise(scores)
 
 

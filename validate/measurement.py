@@ -17,7 +17,7 @@ class Fidelity:
         kl_high: upper end of it.
         kl_p99: 99th percentile of KL over positions.
         kl_prefill: mean KL of positions computed in one prefill.
-        kl_decode: mean KL of positions computed one token at a time, with the KV cache.
+        kl_decode: mean KL of positions computed one token at a time, with the KV cache; None when there are none.
         top1: share of positions where both name the same most likely token.
         perplexity: of the package on the golden text.
         perplexity_ratio: that over the float model's.
@@ -29,7 +29,7 @@ class Fidelity:
     kl_high: float
     kl_p99: float
     kl_prefill: float
-    kl_decode: float
+    kl_decode: float | None
     top1: float
     perplexity: float
     perplexity_ratio: float
@@ -100,7 +100,7 @@ class Loading:
     Attributes:
         cold_s: seconds until a prompt can be taken, the package's files not in the page cache.
         cold_is_cold: the files could be evicted from the page cache first; else `cold_s` is only a first load.
-        warm_s: the same again, files cached; the median.
+        warm_s: the same again, files cached.
         peak_memory_bytes: largest resident size after a prompt of `prompt_tokens` and a short answer.
         prompt_tokens: length of that prompt.
     """

@@ -20,6 +20,7 @@ from validate.runtime import WEIGHTS, Generation
 
 GRAPH = "model.onnx"
 PROVIDER = "CPUExecutionProvider"
+WINDOW_ROOM = 1024  # the shared KV buffers are as long as max_length says; every golden window fits in these
 ROOM = 8  # tokens of KV cache beyond what a measurement needs
 
 # A protobuf AttributeProto as it is written: name (field 1), then i (field 3) as a varint of one byte.
@@ -84,21 +85,18 @@ class OnnxRuntimeSession:
 
         self.genai = onnxruntime_genai
         self.model = onnxruntime_genai.Model(str(package))
+        context = json.loads((package / "genai_config.json").read_text())["model"]["context_length"]
+        self.capacity = min(int(context), WINDOW_ROOM)
         self.generator: Any = None
-        self.capacity = 0
-        self.length = 0
 
     def reset(self) -> None:
         """Forget the sequence."""
         self.generator = None
-        self.length = 0
 
     def step(self, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
         """Logits [n, vocab] of the next n tokens [n]."""
         if self.generator is None:
-            # The shared KV buffers are as long as max_length says; 1024 serves every window here.
-            self.generator = new_generator(self.genai, self.model, max(1024, len(tokens) + ROOM), 0)
-        self.length += len(tokens)
+            self.generator = new_generator(self.genai, self.model, self.capacity, 0)
         self.generator.append_tokens(tokens.astype(np.int32))
         return np.array(self.generator.get_output("logits")[0], dtype=np.float32)
 

@@ -225,7 +225,8 @@ def _prefill_and_decode(axes: "Axes", report: Report) -> bool:
         return False
     places = range(len(shown))
     found = [item.measurement.fidelity["deployed"] for _, item in shown]
-    prefill, decode = [one.kl_prefill for one in found], [one.kl_decode for one in found]
+    pairs = [(one.kl_prefill, one.kl_decode) for one in found if one.kl_decode is not None]
+    prefill, decode = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
     axes.hlines(places, list(map(min, prefill, decode)), list(map(max, prefill, decode)), MUTED, lw=1.4)
     axes.plot(prefill, places, "o", color=SERIES[0], ms=8, label="prefill")
     axes.plot(decode, places, "D", color=SERIES[1], ms=7, mfc=PAGE, mew=1.6, label="decode, with the KV cache")
@@ -238,8 +239,9 @@ def _prefill_and_decode(axes: "Axes", report: Report) -> bool:
 
 
 def _compared(report: Report) -> list[tuple[str, Candidate]]:
-    """Every candidate whose fidelity was measured as it ships."""
-    return [(label, item) for label, item in _candidates(report) if "deployed" in item.measurement.fidelity]
+    """Every candidate whose fidelity was measured as it ships, in prefill and in decode."""
+    measured = [(label, item, item.measurement.fidelity.get("deployed")) for label, item in _candidates(report)]
+    return [(label, item) for label, item, found in measured if found is not None and found.kl_decode is not None]
 
 
 def _logarithmic(axes: "Axes", which: str) -> None:
