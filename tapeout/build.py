@@ -1,7 +1,7 @@
 """Build a target: run the plan, judge what was measured, write the bundle."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from tapeout.values import from_json, plain
 from targets.errors import IntegrityError
 from targets.target import Target
 from validate.assemble import Built, assemble_devices, headline
-from validate.report import SCHEMA_VERSION, Report, StageRecord
+from validate.report import SCHEMA_VERSION, DeviceReport, Report, StageRecord
 
 # A damaged entry is set aside when it is read; building again then makes it anew.
 ATTEMPTS = 3
@@ -70,7 +70,11 @@ def gather(request: Request, plan: Plan, done: Mapping[Job, Done], store: Store)
         verdict=verdict,
         headline=sentence,
         devices=devices,
-        assumptions=(*request.target.assumptions, *assumptions_of(request.target, done[plan.model].record.value)),
+        assumptions=(
+            *request.target.assumptions,
+            *assumptions_of(request.target, done[plan.model].record.value),
+            *tokenizer_notes(devices),
+        ),
         golden={**golden, "prompts": golden["plan"]["prompts"]},
         parity=done[plan.hub].record.value["parity"],
         stages=tuple(stage_record(job, result) for job, result in done.items()),
@@ -146,6 +150,18 @@ def assumptions_of(target: Target, model: Mapping[str, Any]) -> list[str]:
             " same grid looks better than it would on full-precision weights."
         )
     return found
+
+
+def tokenizer_notes(devices: Sequence[DeviceReport]) -> list[str]:
+    """One sentence for every shipped package whose runtime cuts text into other tokens than the model's tokenizer."""
+    shipped = [runtime.shipped for device in devices for runtime in device.runtimes if runtime.shipped is not None]
+    return [
+        f"The tokenizer inside {each.backend} reads {len(each.measurement.tokenizer_mismatches)} of the test texts"
+        f" unlike the model's own, first at {each.measurement.tokenizer_mismatches[0]!r}: such text reaches the model as other"
+        " tokens than it was trained on. No gate judges this yet."
+        for each in shipped
+        if each.measurement.tokenizer_mismatches
+    ]
 
 
 def as_dictionary(built: Build) -> dict[str, Any]:

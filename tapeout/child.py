@@ -126,15 +126,16 @@ def run_child(
 
 
 def listen(child: subprocess.Popen[str], progress: Callable[[int, int], None]) -> dict[str, Any]:
-    """Pass progress on until the child has answered or closed its end."""
-    answer: dict[str, Any] = {}
+    """Pass progress on until the child has answered or closed its end.
+
+    An answer is the end even while the pipe is open: something the child started may hold it.
+    """
     for line in child.stdout or ():
-        message = json.loads(line)
-        if "progress" in message:
-            progress(*message["progress"])
-        else:
-            answer = message
-    return answer
+        message: dict[str, Any] = json.loads(line)
+        if "progress" not in message:
+            return message
+        progress(*message["progress"])
+    return {}
 
 
 def failure(stage: str, answer: Mapping[str, Any], code: int, log: str, late: bool) -> TapeoutError:

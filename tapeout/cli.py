@@ -15,6 +15,10 @@ ARTIFACTS = Path("artifacts")
 KEPT = "run the same command again: finished stages are kept"
 
 
+class Terminated(BaseException):
+    """SIGTERM arrived. Not a KeyboardInterrupt, which click answers by itself."""
+
+
 class State:
     """What every command knows: where the store is, and whether tracebacks are wanted."""
 
@@ -69,7 +73,7 @@ def run() -> None:
     except click.ClickException as error:
         error.show()
         sys.exit(2)
-    except (KeyboardInterrupt, Exception) as error:  # a traceback reaches a user only with --debug
+    except (KeyboardInterrupt, Terminated, Exception) as error:  # a traceback reaches a user only with --debug
         if "--debug" in sys.argv:
             raise
         stop(*explain(error))
@@ -80,14 +84,16 @@ def explain(error: BaseException) -> tuple[str, str, int]:
     """What happened, the next step and the exit code."""
     if isinstance(error, TapeoutError):
         return error.what, error.help, error.exit_code
+    if isinstance(error, Terminated):
+        return "interrupted", KEPT, 143
     if isinstance(error, KeyboardInterrupt):
-        return "interrupted", KEPT, 143 if error.args else 130
+        return "interrupted", KEPT, 130
     return f"{type(error).__name__}: {error}", "this is a fault of Tapeout: run again with --debug and report it", 6
 
 
-def terminate(number: int, _: Any) -> None:
+def terminate(_: int, __: Any) -> None:
     """End on SIGTERM the way Ctrl-C ends: children stopped, scratch folders removed."""
-    raise KeyboardInterrupt(number)
+    raise Terminated
 
 
 def stop(what: str, advice: str, code: int) -> None:

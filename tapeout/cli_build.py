@@ -123,7 +123,7 @@ def validate(context: click.Context, bundle: Path, out: Path | None, strict: boo
     from validate.render_terminal import render_terminal
 
     console = Console(stderr=True)
-    folder = out or bundle.parent / f"{bundle.name}-validation"
+    folder = out or bundle.resolve().parent / f"{bundle.resolve().name}-validation"
     report = revalidate(bundle, folder, lambda text: console.print(text, markup=False, highlight=False))
     render_terminal(report, console, folder / "report.html")
     context.exit(exit_code(report, strict=strict))
