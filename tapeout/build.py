@@ -157,8 +157,8 @@ def tokenizer_notes(devices: Sequence[DeviceReport]) -> list[str]:
     shipped = [runtime.shipped for device in devices for runtime in device.runtimes if runtime.shipped is not None]
     return [
         f"The tokenizer inside {each.backend} reads {len(each.measurement.tokenizer_mismatches)} of the test texts"
-        f" unlike the model's own, first at {each.measurement.tokenizer_mismatches[0]!r}: such text reaches the model as other"
-        " tokens than it was trained on. No gate judges this yet."
+        f" unlike the model's own, first at {each.measurement.tokenizer_mismatches[0]!r}: such text reaches the model"
+        " as other tokens than it was trained on. No gate judges this yet."
         for each in shipped
         if each.measurement.tokenizer_mismatches
     ]

@@ -58,7 +58,7 @@ def test_help_is_quick(tmp_path: Path) -> None:
         (("build", "rizen"), 2, "did you mean 'ryzen'"),
         (("build", "null", "--precision", "int5"), 2, "unknown precision 'int5'"),
         (("build", "null", "--model", "smollm3-135m"), 2, "smollm2-135m"),
-        (("build", "null", "--model", "nowhere/model.gguf"), 4, "nowhere/model.gguf"),
+        (("build", "null", "--model", "nowhere/model.gguf"), 2, "nowhere/model.gguf"),
         (("build", "null", "--model", "hf:owner/name"), 2, "40"),
         (("report", "."), 4, "report.json"),
         (("validate", "."), 5, "manifest.json"),

@@ -143,7 +143,7 @@ def test_every_wrong_entry_is_listed() -> None:
         (("prompt_lengths",), [128, 32], "not an ascending list"),
         (("prompt_lengths",), [], "not an ascending list"),
         (("prompt_lengths",), [0, 32, 128, 512, 1024], "not an ascending list"),
-        (("prompt_lengths",), [32, 128, 512], "[1024] that are not measured"),
+        (("limits", "ttft_ms_max"), {"2048": 900}, "[2048] that are not measured"),
         (("limits", "ttft_ms_max"), {"short": 100}, "limits.ttft_ms_max.short"),
         (("limits", "load_s_max"), float("nan"), "load_s_max = nan"),
         (("limits", "load_s_max"), True, "limits.load_s_max: "),
