@@ -11,6 +11,7 @@ import onnx_ir as ir
 from onnx_ir import passes
 from onnx_ir.passes import common
 
+from export.mask_slice import WholeMaskPass
 from targets.errors import StageFailed
 
 HUB_OPSET = 23
@@ -221,6 +222,7 @@ def hub_dialect() -> passes.PassBase:
         NameWeightsPass(),
         FuseRmsNormPass(),
         FiniteMaskPass(),
+        WholeMaskPass(),
         TieEmbeddingPass(),
         RaiseOpsetPass(),
         common.RemoveUnusedNodesPass(),
