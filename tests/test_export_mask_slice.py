@@ -9,11 +9,11 @@ from export.mask_slice import WholeMaskPass
 LAYER = """
 <ir_version: 10, opset_import: ["" : 18]>
 layer (float[1, 2, 1, 8] past, float[1, 2, s, 8] fresh, float[1, 2, s, t] scores, float[1, 1, s, t] mask)
-    => (float[1, 2, s, t] y, float[1, 2, t, 8] present.0.key)
+    => (float[1, 2, s, t] y, float[1, 2, t, 8] present_0_key)
 <int64[1] zero = {0}, int64[1] one = {1}, int64[1] axis = {3}, int64 two = {2}, int64[1] zeros = {0}>
 {
-    present.0.key = Concat<axis = 2>(past, fresh)
-    shape = Shape(present.0.key)
+    present_0_key = Concat<axis = 2>(past, fresh)
+    shape = Shape(present_0_key)
     length = Gather<axis = 0>(shape, two)
     end = Unsqueeze(length, zeros)
     cut = Slice(mask, START, END, axis, one)
@@ -25,7 +25,10 @@ layer (float[1, 2, 1, 8] past, float[1, 2, s, 8] fresh, float[1, 2, s, t] scores
 
 def cut_mask(start: str = "zero", end: str = "end") -> ir.Model:
     """The end of one layer's attention, its mask cut."""
-    return ir.from_onnx_text(LAYER.replace("START", start).replace("END", end))
+    model = ir.from_onnx_text(LAYER.replace("START", start).replace("END", end))
+    keys = next(value for value in model.graph.outputs if value.name == "present_0_key")
+    keys.name = "present.0.key"  # a name that the text form cannot spell
+    return model
 
 
 def reads(model: ir.Model) -> str | None:
