@@ -145,6 +145,11 @@ def test_a_store_that_cannot_be_written_is_said(tmp_path: Path) -> None:
     assert_refused(done, 8, "locked")
 
 
+def heed_interrupts() -> None:
+    """Undo what a background job inherits: there SIGINT is ignored, and a person's terminal is meant here."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_interrupted_build_leaves_nothing_behind_and_goes_on(
     tmp_path: Path, number: signal.Signals, code: int
@@ -152,7 +157,12 @@ def test_an_interrupted_build_leaves_nothing_behind_and_goes_on(
     source = write_folder(tmp_path / "model")
     command = [sys.executable, "-m", "tapeout", "build", "null", "--model", str(source)]
     child = subprocess.Popen(
-        command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE, text=True
+        command,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=heed_interrupts,
     )
     assert child.stderr is not None
     for line in child.stderr:
