@@ -162,7 +162,7 @@ def test_an_interrupted_build_leaves_nothing_behind_and_goes_on(
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=heed_interrupts,
+        preexec_fn=heed_interrupts,  # noqa: PLW1509 - this process has no other thread yet
     )
     assert child.stderr is not None
     for line in child.stderr:
