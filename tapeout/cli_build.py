@@ -38,9 +38,7 @@ format_option = click.option("--format", "form", type=FORMATS, default="text", s
 @click.argument("target")
 @model_option
 @precision_option
-@click.option(
-    "--out", type=click.Path(path_type=Path), default=Path("artifacts"), show_default=True, help="Where bundles go."
-)
+@out_option
 @strict_option
 @format_option
 @click.pass_context

@@ -1,6 +1,5 @@
 """Run jobs: look each up in the store, run what is missing in child processes, publish the results."""
 
-import threading
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -65,7 +64,6 @@ class Executor:
         self.store = store
         self.watcher = watcher
         self.children = Children()
-        self.alone = threading.Lock()
 
     def run(self, plan: Plan) -> dict[Job, Done]:
         """The result of every job.

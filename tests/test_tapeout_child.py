@@ -11,6 +11,7 @@ import pytest
 
 from tapeout import child
 from tapeout.child import Children, failure, run_child
+from tapeout.pipeline import STAGES
 from targets.errors import InputRefused, NoSpace, StageFailed, TapeoutError, TimedOut, WorkerLost
 
 LIMIT_S = 20
@@ -123,3 +124,10 @@ def test_the_real_child_refuses_a_broken_source(tmp_path: Path) -> None:
     }
     with pytest.raises(InputRefused):
         run_child(job, tmp_path, LIMIT_S, Children(), lambda done, total: None)
+
+
+def test_only_the_import_may_reach_a_hub() -> None:
+    offline = {stage.name: stage.environment.get("HF_HUB_OFFLINE") for stage in STAGES}
+    assert offline.pop("import") is None
+    assert set(offline.values()) == {"1"}
+    assert "HF_HUB_OFFLINE" not in child.ENVIRONMENT
