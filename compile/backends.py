@@ -1,16 +1,43 @@
-"""The table of back ends: the name a target file uses, and who makes that package."""
+"""The table of back ends: the name a target file uses, who makes that package, and with what."""
 
-from compile.null_backend import NullBackend
-from compile.onnxruntime_backend import OnnxRuntimeBackend
-from compile.openvino_backend import OpenVinoBackend
+from dataclasses import dataclass
+from importlib import import_module
+
 from compile.package import Backend
 from targets.names import choose
 
-BACKENDS: dict[str, Backend] = {
-    "null": NullBackend(),
-    "onnxruntime": OnnxRuntimeBackend(),
-    "openvino": OpenVinoBackend(),
+
+@dataclass(frozen=True)
+class BackendEntry:
+    """One row of the table.
+
+    Attributes:
+        module: of `compile`, imported on use, so that one device's compiler is not needed for another's package.
+        class_name: the back end in it.
+        tools: distributions whose version can change the package.
+    """
+
+    module: str
+    class_name: str
+    tools: tuple[str, ...]
+
+
+BACKENDS: dict[str, BackendEntry] = {
+    "null": BackendEntry("null_backend", "NullBackend", ()),
+    "onnxruntime": BackendEntry("onnxruntime_backend", "OnnxRuntimeBackend", ("onnx-ir", "onnxruntime")),
+    "openvino": BackendEntry(
+        "openvino_backend", "OpenVinoBackend", ("openvino", "openvino-tokenizers", "transformers")
+    ),
 }
+
+
+def find_entry(name: str) -> BackendEntry:
+    """The row of a back end.
+
+    Raises:
+        UsageError: no such back end; the help line names the nearest one.
+    """
+    return choose(name, BACKENDS, "back end")
 
 
 def find_backend(name: str) -> Backend:
@@ -19,4 +46,6 @@ def find_backend(name: str) -> Backend:
     Raises:
         UsageError: no such back end; the help line names the nearest one.
     """
-    return choose(name, BACKENDS, "back end")
+    entry = find_entry(name)
+    backend: Backend = getattr(import_module(f"compile.{entry.module}"), entry.class_name)()
+    return backend

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from compile.package import Package, check_same_weights, folder_bytes
+from compile.package import Package, check_same_weights, folder_bytes, refuse_options
 from export.hub import copy_side_files
 from quantize.quantizer import QuantizedModel
 
@@ -20,8 +20,9 @@ class NullBackend:
         """Nothing whose version matters."""
         return {}
 
-    def compile_package(self, quantized: QuantizedModel, out: Path) -> Package:
+    def compile_package(self, quantized: QuantizedModel, options: Mapping[str, str | int], out: Path) -> Package:
         """Write `null.json` and the tokenizer to `out`."""
+        refuse_options(options, (), self.name)
         (out / MARKER).write_text(
             json.dumps({"scheme": quantized.scheme, "weights": quantized.weights}, indent=1) + "\n"
         )

@@ -6,7 +6,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from compile.package import Package, check_same_weights, folder_bytes
+from compile.package import Package, check_same_weights, folder_bytes, refuse_options
 from export.hub import GRAPH, WEIGHTS, copy_side_files
 from export.model import ModelFacts
 from quantize.quantizer import QuantizedModel
@@ -36,7 +36,7 @@ class OnnxRuntimeBackend:
         """Versions of the graph library and of the runtime whose kernels the lowering names."""
         return {tool: version(tool) for tool in ("onnx-ir", "onnxruntime", "onnxruntime-genai")}
 
-    def compile_package(self, quantized: QuantizedModel, out: Path) -> Package:
+    def compile_package(self, quantized: QuantizedModel, options: Mapping[str, str | int], out: Path) -> Package:
         """Lower the hub and write `model.onnx`, its weights, `genai_config.json` and the tokenizer.
 
         Raises:
@@ -46,6 +46,7 @@ class OnnxRuntimeBackend:
 
         from compile.onnxruntime_lowering import lower_for_onnxruntime
 
+        refuse_options(options, (), self.name)
         model = ir.load(quantized.graph)
         packed = lower_for_onnxruntime(model, quantized.facts, ACCURACY_LEVEL)
         ir.save(model, out / GRAPH, external_data=WEIGHTS)

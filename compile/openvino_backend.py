@@ -8,7 +8,7 @@ from typing import Any
 from compile.openvino_names import name_anonymous_nodes
 from compile.openvino_stateful import make_stateful
 from compile.openvino_tokenizer import write_tokenizers
-from compile.package import Package, check_same_weights, folder_bytes
+from compile.package import Package, check_same_weights, folder_bytes, refuse_options
 from export.hub import copy_side_files
 from quantize.quantizer import QuantizedModel
 from targets.errors import StageFailed
@@ -25,7 +25,7 @@ class OpenVinoBackend:
         """Versions of the converter, the runtime and the tokenizer converter."""
         return {tool: version(tool) for tool in ("openvino", "openvino-genai", "openvino-tokenizers", "transformers")}
 
-    def compile_package(self, quantized: QuantizedModel, out: Path) -> Package:
+    def compile_package(self, quantized: QuantizedModel, options: Mapping[str, str | int], out: Path) -> Package:
         """Convert the hub to a stateful IR and write it with the tokenizer and detokenizer IR.
 
         Raises:
@@ -33,6 +33,7 @@ class OpenVinoBackend:
         """
         import openvino as ov
 
+        refuse_options(options, (), self.name)
         model = ov.convert_model(quantized.graph)  # core.read_model leaves decomposed attention unfused
         make_stateful(model)
         name_anonymous_nodes(model)

@@ -1,14 +1,16 @@
 """The package: what one device loads through one runtime."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 from export.model import ModelFacts
 from quantize.quantizer import QuantizedModel
 from quantize.weight import digest_weights
-from targets.errors import StageFailed
+from targets.errors import StageFailed, UsageError
+from targets.names import suggestion
+from targets.status import Status
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,10 @@ class Package:
         checks: what the back end counted in the compiled graph (attentions fused, weights compressed, ...).
         settings: runtime properties that the package is meant to be loaded with.
         package_bytes: size of all files.
+        evidence: what making it proved: `compiled` by the device's own compiler, `prepared` for it, or nothing where
+            the runtime compiles when it loads.
+        next_step: what remains to be done on the device, naming the script in the package; None when nothing does.
+        requires: what the package is tied to on the device: platform, compiler, release.
     """
 
     folder: Path
@@ -34,6 +40,9 @@ class Package:
     checks: dict[str, int]
     settings: dict[str, Any]
     package_bytes: int
+    evidence: tuple[Status, ...] = ()
+    next_step: str | None = None
+    requires: dict[str, str] = field(default_factory=dict)
 
 
 class Backend(Protocol):
@@ -45,9 +54,31 @@ class Backend(Protocol):
         """Name and version of everything whose version can change the package."""
         ...
 
-    def compile_package(self, quantized: QuantizedModel, out: Path) -> Package:
-        """Write the package to the empty folder `out`; does not modify its input."""
+    def compile_package(self, quantized: QuantizedModel, options: Mapping[str, str | int], out: Path) -> Package:
+        """Write the package to the empty folder `out`; does not modify its input.
+
+        Args:
+            quantized: the hub with quantized weights.
+            options: what the target says of the device.
+            out: an empty folder.
+
+        Raises:
+            UsageError: an option that the back end does not know, or one that it needs and did not get.
+        """
         ...
+
+
+def refuse_options(options: Mapping[str, str | int], known: Iterable[str], backend: str) -> None:
+    """Refuse options that a back end does not know.
+
+    Raises:
+        UsageError: names the first unknown one and the nearest known.
+    """
+    names = tuple(known)
+    for name in options:
+        if name not in names:
+            step = suggestion(name, names) if names else "remove it from the target: this back end has no options"
+            raise UsageError(f"back end {backend} has no option '{name}'", step)
 
 
 def folder_bytes(folder: Path) -> int:

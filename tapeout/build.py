@@ -9,14 +9,14 @@ from typing import Any
 from tapeout.bundle import Contents, write_bundle
 from tapeout.code_version import tool_version
 from tapeout.executor import Done, Executor, Watcher
-from tapeout.jobs import CandidateJobs, Job, Plan, Request, make_plan
+from tapeout.jobs import CandidateJobs, Job, Plan, Request, make_plan, walk
 from tapeout.pipeline import find_stage
 from tapeout.store import Store
 from tapeout.values import from_json, plain
-from targets.errors import IntegrityError
+from targets.errors import IntegrityError, TapeoutError
 from targets.target import Target
-from validate.assemble import Built, assemble_devices, headline
-from validate.report import SCHEMA_VERSION, DeviceReport, Report, StageRecord
+from validate.assemble import Built, NotBuilt, assemble_devices, headline
+from validate.report import SCHEMA_VERSION, DeviceReport, Failure, Report, StageRecord
 
 # A damaged entry is set aside when it is read; building again then makes it anew.
 ATTEMPTS = 3
@@ -30,11 +30,13 @@ class Build:
         report: of the build.
         folder: the bundle.
         written: False when the bundle was already what it should be.
+        errors: what kept single packages from being made or measured.
     """
 
     report: Report
     folder: Path
     written: bool
+    errors: tuple[TapeoutError, ...] = ()
 
 
 def build(request: Request, store: Store, out: Path, watcher: Watcher) -> Build:
@@ -46,20 +48,25 @@ def build(request: Request, store: Store, out: Path, watcher: Watcher) -> Build:
     plan = make_plan(request)
     for attempt in range(1, ATTEMPTS + 1):
         try:
-            done = Executor(store, watcher).run(plan)
-            contents = gather(request, plan, done, store)
+            done, failed = Executor(store, watcher).run(plan)
+            contents = gather(request, plan, done, failed, store)
             folder = out / request.target.name / request.model_name
-            return Build(contents.report, folder, write_bundle(contents, store, folder))
+            return Build(
+                contents.report, folder, write_bundle(contents, store, folder), tuple(dict.fromkeys(failed.values()))
+            )
         except IntegrityError:
             if attempt == ATTEMPTS:
                 raise
     raise AssertionError
 
 
-def gather(request: Request, plan: Plan, done: Mapping[Job, Done], store: Store) -> Contents:
+def gather(
+    request: Request, plan: Plan, done: Mapping[Job, Done], failed: Mapping[Job, TapeoutError], store: Store
+) -> Contents:
     """Judge the measurements and decide what goes into the bundle."""
-    built = [built_of(candidate, done, store) for candidate in plan.candidates]
-    devices = assemble_devices(request.target, built)
+    built = [built_of(candidate, done, store) for candidate in plan.candidates if candidate.measure in done]
+    lost = [not_built(candidate, failed) for candidate in plan.candidates if candidate.measure in failed]
+    devices = assemble_devices(request.target, built, lost)
     verdict, sentence = headline(request.target, devices)
     golden = done[plan.golden].record.value
     report = Report(
@@ -79,17 +86,20 @@ def gather(request: Request, plan: Plan, done: Mapping[Job, Done], store: Store)
         parity=done[plan.hub].record.value["parity"],
         stages=tuple(stage_record(job, result) for job, result in done.items()),
         tapeout=tool_version("tapeout"),
-        created=max((done[each.measure].record.value["taken"] for each in plan.candidates), default=""),
+        created=max(
+            (result.record.value["taken"] for job, result in done.items() if job.stage == "measure"), default=""
+        ),
     )
     folders, packages = {"golden": done[plan.golden]}, {}
     for device in devices:
         for runtime in device.runtimes:
-            if runtime.folder is not None and runtime.shipped is not None:
-                jobs = find_candidate(plan, device.name, runtime.backend, runtime.shipped.scheme)
+            if runtime.folder is not None and runtime.carried is not None:
+                jobs = find_candidate(plan, device.name, runtime.backend, runtime.carried.scheme)
                 folders[runtime.folder] = done[jobs.compile]
                 packages[runtime.folder] = {
                     "device": device.name,
                     "status": runtime.status,
+                    "verdict": runtime.carried.verdict,
                     "digest": done[jobs.compile].record.object,
                     **done[jobs.compile].record.value,
                 }
@@ -108,6 +118,14 @@ def built_of(candidate: CandidateJobs, done: Mapping[Job, Done], store: Store) -
         package_digest=done[candidate.compile].record.object,
         measurement=measured.measurement,
     )
+
+
+def not_built(candidate: CandidateJobs, failed: Mapping[Job, TapeoutError]) -> NotBuilt:
+    """A candidate that one of its stages could not make."""
+    first = next(job for job in walk(candidate.measure) if job in failed)
+    error = failed[first]
+    failure = Failure(candidate.scheme, first.stage, type(error).__name__, error.what, error.help)
+    return NotBuilt(candidate.device.name, candidate.runtime.backend, failure)
 
 
 def value_of(job: Job, done: Mapping[Job, Done], store: Store) -> Any:

@@ -1,6 +1,7 @@
 """The version of a stage's code: a digest over its module and every module of ours that it reaches."""
 
 import ast
+import threading
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -8,14 +9,16 @@ from pathlib import Path
 from export.digest import digest_bytes, digest_value
 
 ROOT = Path(__file__).resolve().parent.parent
+# CPython 3.11 counts the depth of a syntax tree in one place for all threads, and fails when two build one at once.
+PARSING = threading.Lock()
 PACKAGES = frozenset({"targets", "export", "quantize", "compile", "validate", "tapeout"})
 
 
 @cache
-def code_version(module: str) -> str:
-    """SHA-256 over the sources of `module` and all that it imports of ours, directly or not, at any depth."""
+def code_version(modules: tuple[str, ...]) -> str:
+    """SHA-256 over the sources of `modules` and all that they import of ours, directly or not, at any depth."""
     seen: dict[str, str] = {}
-    waiting = [module]
+    waiting = list(modules)
     while waiting:
         name = waiting.pop()
         path = source_of(name)
@@ -31,7 +34,9 @@ def read_module(path: Path) -> tuple[str, tuple[str, ...]]:
     """(digest of the source, names of our modules it imports or names as a string such as `validate.x:Y`)."""
     source = path.read_bytes()
     found = set()
-    for node in ast.walk(ast.parse(source)):
+    with PARSING:
+        tree = ast.parse(source)
+    for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] in PACKAGES:
             found.add(node.module)
             found.update(f"{node.module}.{alias.name}" for alias in node.names)

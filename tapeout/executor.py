@@ -13,10 +13,14 @@ from tapeout.jobs import Job, Plan
 from tapeout.pipeline import Stage, find_stage
 from tapeout.stage_key import Provenance, Record, explain, nearest_record, stage_key
 from tapeout.store import Store
-from targets.errors import IntegrityError
+from targets.errors import IntegrityError, NoSpace, TapeoutError, UsageError
 
 # Stages that measure nothing may run side by side; each uses about one core.
 PARALLEL_STAGES = 2
+
+# What every package descends from, and what no other package would escape.
+SHARED_STAGES = frozenset({"import", "export", "golden"})
+COMMON_ERRORS = (IntegrityError, NoSpace, UsageError)
 
 
 @dataclass(frozen=True)
@@ -65,36 +69,54 @@ class Executor:
         self.watcher = watcher
         self.children = Children()
 
-    def run(self, plan: Plan) -> dict[Job, Done]:
-        """The result of every job.
+    def run(self, plan: Plan) -> tuple[dict[Job, Done], dict[Job, TapeoutError]]:
+        """The result of every job, and the error of those that one package's stage could not do.
 
-        Jobs that only compute run side by side; those that measure time run alone, after everything else.
+        Jobs that only compute run side by side; those that measure time run alone, after everything else. One device's
+        compiler may crash or be missing: the other packages go on.
 
         Raises:
-            TapeoutError: the first failure; what had finished stays in the store.
+            TapeoutError: a failure that concerns every package, or of the last that was left; what had finished stays
+                in the store.
         """
         jobs = plan.jobs()
         done: dict[Job, Done] = {}
+        failed: dict[Job, TapeoutError] = {}
         quiet = [job for job in jobs if not find_stage(job.stage).exclusive]
         try:
-            self.run_side_by_side(quiet, done)
-            for job in jobs:
-                if job not in done:
-                    done[job] = self.run_job(job, {name: done[needed] for name, needed in job.inputs.items()})
+            self.run_side_by_side(quiet, done, failed)
+            self.run_alone([job for job in jobs if job not in quiet], done, failed)
         except BaseException:
             self.children.stop()
             raise
-        return done
+        if failed and not any(candidate.measure in done for candidate in plan.candidates):
+            raise next(iter(failed.values()))
+        return done, failed
 
-    def run_side_by_side(self, jobs: list[Job], done: dict[Job, Done]) -> None:
-        """Run jobs as their inputs become ready, a few at a time; fills `done`."""
+    def run_alone(self, jobs: list[Job], done: dict[Job, Done], failed: dict[Job, TapeoutError]) -> None:
+        """Run jobs one after the other; fills `done` and `failed`."""
+        for job in jobs:
+            lost = next((failed[needed] for needed in job.inputs.values() if needed in failed), None)
+            if lost is not None:
+                failed[job] = lost
+                continue
+            try:
+                done[job] = self.run_job(job, {name: done[needed] for name, needed in job.inputs.items()})
+            except TapeoutError as error:
+                failed[job] = spare(job, error)
+
+    def run_side_by_side(self, jobs: list[Job], done: dict[Job, Done], failed: dict[Job, TapeoutError]) -> None:
+        """Run jobs as their inputs become ready, a few at a time; fills `done` and `failed`."""
         with ThreadPoolExecutor(PARALLEL_STAGES) as pool:
             futures: dict[Job, Future[Done]] = {}
             for job in jobs:
                 futures[job] = pool.submit(self.run_when_ready, job, {n: futures[j] for n, j in job.inputs.items()})
             try:
                 for job, future in futures.items():
-                    done[job] = future.result()
+                    try:
+                        done[job] = future.result()
+                    except TapeoutError as error:
+                        failed[job] = spare(job, error)
             except BaseException:
                 self.children.stop()
                 pool.shutdown(cancel_futures=True)
@@ -168,13 +190,24 @@ class Executor:
         return found
 
 
+def spare(job: Job, error: TapeoutError) -> TapeoutError:
+    """The error, where it ends no more than one package.
+
+    Raises:
+        TapeoutError: the error itself, where it concerns every package.
+    """
+    if job.stage in SHARED_STAGES or isinstance(error, COMMON_ERRORS):
+        raise error
+    return error
+
+
 def identify(stage: Stage, job: Job, inputs: Mapping[str, Done]) -> dict[str, Any]:
     """Everything a key is made of, beside the stage's name."""
     return {
-        "version": code_version(stage.module),
+        "version": code_version(stage.modules(job.parameters)),
         "parameters": dict(job.parameters),
         "inputs": {name: done.digest for name, done in inputs.items()},
-        "tools": {tool: tool_version(tool) for tool in stage.tools},
+        "tools": {tool: tool_version(tool) for tool in stage.tools_of(job.parameters)},
     }
 
 

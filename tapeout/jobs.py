@@ -1,6 +1,7 @@
 """Turn a request (target, model, precision) into jobs: which stage runs on what."""
 
 import dataclasses
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -135,24 +136,34 @@ def make_plan(request: Request) -> Plan:
 def candidates(request: Request, hub: Job, golden: Job) -> Iterator[CandidateJobs]:
     """One candidate for every buildable runtime and every scheme of its ladder that has the wanted precision."""
     quantized: dict[str, Job] = {}
-    compiled: dict[tuple[str, str], Job] = {}
+    compiled: dict[tuple[str, str, str], Job] = {}
     for device in request.target.devices:
         for runtime in device.runtimes:
             if runtime.status is None:
                 continue
             for scheme in wanted_schemes(runtime, request.precision):
                 quantize = quantized.setdefault(scheme, Job("quantize", scheme, {"scheme": scheme}, {"hub": hub}))
-                package = compiled.setdefault(
-                    (scheme, runtime.backend),
-                    Job(
-                        "compile", f"{scheme} {runtime.backend}", {"backend": runtime.backend}, {"quantized": quantize}
-                    ),
-                )
+                package = compile_job(scheme, runtime, quantize)
+                options = json.dumps(package.parameters["options"], sort_keys=True)
+                package = compiled.setdefault((scheme, runtime.backend, options), package)
                 plan = dataclasses.replace(request.latency, prompt_lengths=request.target.prompt_lengths)
-                parameters = {"plan": dataclasses.asdict(plan), "host": identify(request.host), "device": device.name}
+                parameters = {
+                    "backend": runtime.backend,
+                    "plan": dataclasses.asdict(plan),
+                    "host": identify(request.host),
+                    "device": device.name,
+                }
                 label = f"{scheme} {device.name}-{runtime.backend}"
                 measure = Job("measure", label, parameters, {"package": package, "golden": golden})
                 yield CandidateJobs(device, runtime, scheme, package, measure)
+
+
+def compile_job(scheme: str, runtime: Runtime, quantize: Job) -> Job:
+    """The job that makes one runtime's package; its options tell apart the generations of a device."""
+    label = " ".join((scheme, runtime.backend, *map(str, runtime.options.values())))
+    return Job(
+        "compile", label, {"backend": runtime.backend, "options": dict(runtime.options)}, {"quantized": quantize}
+    )
 
 
 def wanted_schemes(runtime: Runtime, precision: str) -> tuple[str, ...]:

@@ -50,6 +50,7 @@ class Stage:
         module: where the work is written; its code and what it imports of ours is the stage's version.
         value: `module:class` of what it returns.
         tools: distributions whose version can change the result; a tool that is not installed counts as absent.
+        part: the module and the tools that the job's parameters choose from a table, beside those above.
         environment: variables its process gets.
         exclusive: it measures time, so nothing else may run beside it.
         timeout_s: after which it is stopped.
@@ -63,6 +64,15 @@ class Stage:
     environment: Mapping[str, str] = field(default_factory=lambda: OFFLINE)
     exclusive: bool = False
     timeout_s: int = 3600
+    part: Callable[[Mapping[str, Any]], tuple[str, tuple[str, ...]]] | None = None
+
+    def modules(self, parameters: Mapping[str, Any]) -> tuple[str, ...]:
+        """Where the work of a job with `parameters` is written."""
+        return (self.module,) if self.part is None else (self.module, self.part(parameters)[0])
+
+    def tools_of(self, parameters: Mapping[str, Any]) -> tuple[str, ...]:
+        """Distributions whose version can change the result of a job with `parameters`."""
+        return self.tools if self.part is None else (*self.tools, *self.part(parameters)[1])
 
 
 def import_stage(call: Call) -> Any:
@@ -98,7 +108,24 @@ def compile_stage(call: Call) -> Any:
     """Quantized hub -> package."""
     from compile.backends import find_backend
 
-    return find_backend(call.parameters["backend"]).compile_package(call.inputs["quantized"], call.out)
+    backend = find_backend(call.parameters["backend"])
+    return backend.compile_package(call.inputs["quantized"], call.parameters["options"], call.out)
+
+
+def compile_part(parameters: Mapping[str, Any]) -> tuple[str, tuple[str, ...]]:
+    """The module and the tools of a job's back end."""
+    from compile.backends import find_entry
+
+    entry = find_entry(parameters["backend"])
+    return f"compile.{entry.module}", entry.tools
+
+
+def measure_part(parameters: Mapping[str, Any]) -> tuple[str, tuple[str, ...]]:
+    """The module and the tools of a job's runtime."""
+    from validate.runtime import find_entry
+
+    entry = find_entry(parameters["backend"])
+    return f"validate.{entry.module}", entry.tools
 
 
 def measure_stage(call: Call) -> Any:
@@ -109,8 +136,6 @@ def measure_stage(call: Call) -> Any:
     plan = {**call.parameters["plan"], "prompt_lengths": tuple(call.parameters["plan"]["prompt_lengths"])}
     return measure_package(call.inputs["package"], call.inputs["golden"], LatencyPlan(**plan), call.out, call.progress)
 
-
-RUNTIME_TOOLS = ("onnxruntime", "onnxruntime-genai", "openvino", "openvino-genai", "openvino-tokenizers", "tokenizers")
 
 STAGES = (
     Stage("import", import_stage, "export.model", "export.model:Model", ("gguf", "tokenizers"), {}),
@@ -134,10 +159,19 @@ STAGES = (
         compile_stage,
         "compile.backends",
         "compile.package:Package",
-        ("onnx-ir", "onnxruntime", "openvino", "openvino-tokenizers", "transformers"),
+        (),
         {**OFFLINE, "USE_TORCH": "0"},  # of transformers only the tokenizer is used; torch would take 4 s to import
+        part=compile_part,
     ),
-    Stage("measure", measure_stage, "validate.measure", "validate.measure:Measured", RUNTIME_TOOLS, exclusive=True),
+    Stage(
+        "measure",
+        measure_stage,
+        "validate.measure",
+        "validate.measure:Measured",
+        ("tokenizers",),
+        exclusive=True,
+        part=measure_part,
+    ),
 )
 
 

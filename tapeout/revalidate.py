@@ -2,12 +2,14 @@
 
 import dataclasses
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter
 
+from compile.package import Package
 from tapeout.bundle import differences, read_manifest, write_reports
 from tapeout.code_version import tool_version
 from tapeout.values import from_json
@@ -21,12 +23,26 @@ from validate.report import Report, read_report
 Say = Callable[[str], None]
 
 
-def revalidate(bundle: Path, out: Path, say: Say) -> Report:
-    """Verify the bundle's files, measure every package in it, and write new reports to `out`.
+@dataclass(frozen=True)
+class Opened:
+    """A finished bundle whose every file has been verified.
+
+    Attributes:
+        manifest: of the bundle.
+        report: of its build.
+        target: it was judged by.
+    """
+
+    manifest: dict[str, Any]
+    report: Report
+    target: Target
+
+
+def open_bundle(bundle: Path, out: Path) -> Opened:
+    """Verify a bundle that is to be measured again, with reports in `out`.
 
     Raises:
         IntegrityError: a file is not as the manifest says.
-        DeviceMissing: a runtime is not installed.
         UsageError: `out` lies inside the bundle.
     """
     if out.resolve().is_relative_to(bundle.resolve()):
@@ -35,8 +51,20 @@ def revalidate(bundle: Path, out: Path, say: Say) -> Report:
     wrong = differences(bundle, manifest)
     if wrong:
         raise IntegrityError(f"{bundle}: {'; '.join(wrong[:3])}", "fetch the bundle again; it is not what was built")
-    original = read_report(bundle / "report.json")
     target: Target = TypeAdapter(Target).validate_python(manifest["target"])
+    return Opened(manifest, read_report(bundle / "report.json"), target)
+
+
+def revalidate(bundle: Path, out: Path, say: Say) -> Report:
+    """Verify the bundle's files, measure every package in it, and write new reports to `out`.
+
+    Raises:
+        IntegrityError: a file is not as the manifest says.
+        DeviceMissing: a runtime is not installed.
+        UsageError: `out` lies inside the bundle.
+    """
+    opened = open_bundle(bundle, out)
+    manifest, target = opened.manifest, opened.target
     golden = from_json("validate.golden:Golden", manifest["golden"], bundle / "golden")
     built = []
     for path, package in manifest["packages"].items():
@@ -45,7 +73,7 @@ def revalidate(bundle: Path, out: Path, say: Say) -> Report:
     devices = assemble_devices(target, built)
     verdict, sentence = headline(target, devices)
     report = dataclasses.replace(
-        original,
+        opened.report,
         verdict=verdict,
         headline=sentence,
         devices=devices,
@@ -59,9 +87,19 @@ def revalidate(bundle: Path, out: Path, say: Say) -> Report:
 
 def measure(folder: Path, package: dict[str, Any], golden: Any, prompt_lengths: tuple[int, ...]) -> Built:
     """One package of the bundle, measured here."""
-    fields = {name: value for name, value in package.items() if name not in {"device", "status", "digest"}}
-    loaded = from_json("compile.package:Package", fields, folder)
+    loaded = load_package(package, folder)
     with tempfile.TemporaryDirectory() as scratch:
         plan = LatencyPlan(prompt_lengths=prompt_lengths)
         measured: Measured = measure_package(loaded, golden, plan, Path(scratch), lambda done, total: None)
     return Built(package["device"], loaded.backend, loaded.scheme, loaded, package["digest"], measured.measurement)
+
+
+def package_fields(package: Mapping[str, Any]) -> dict[str, Any]:
+    """A manifest's entry without what the bundle says of the package: the fields of `compile.package.Package`."""
+    return {name: value for name, value in package.items() if name not in {"device", "status", "verdict", "digest"}}
+
+
+def load_package(package: Mapping[str, Any], folder: Path) -> Package:
+    """The package that a manifest's entry describes."""
+    loaded: Package = from_json("compile.package:Package", package_fields(package), folder)
+    return loaded

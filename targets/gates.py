@@ -13,6 +13,8 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "top1_min": (0.0, 1.0),
     "perplexity_ratio_max": (1.0, 100.0),
     "runtime_kl_gap_max": (0.0, 20.0),
+    "device_kl_max": (0.0, 20.0),
+    "device_top1_min": (0.0, 1.0),
     "length_ratio_min": (0.0, 1.0),
     "length_ratio_max": (1.0, 100.0),
     "ttft_ms_max": POSITIVE,
@@ -64,6 +66,9 @@ class Gates(Limits):
         top1_min: share of positions, 0 to 1, where both name the same most likely token.
         perplexity_ratio_max: perplexity of the package over that of the float model, 1 being equal.
         runtime_kl_gap_max: how far apart, in nats, the mean KL of two runtimes may be on the same weights at float32.
+        device_kl_max: mean KL of what a simulator or an emulator of the device computes from what this host's CPU
+            computes in float32 with the same weights. Judged only where the device itself is not here.
+        device_top1_min: share of positions, 0 to 1, where those two name the same most likely token.
         length_ratio_min: tokens of greedy answers over those of the float model's, at least this.
         length_ratio_max: tokens of greedy answers over those of the float model's, at most this.
 
@@ -78,6 +83,8 @@ class Gates(Limits):
     kl_p99_max: float | None = None
     length_ratio_min: float | None = None
     length_ratio_max: float | None = None
+    device_kl_max: float | None = None
+    device_top1_min: float | None = None
 
     def __post_init__(self) -> None:
         _check_bounds(self)

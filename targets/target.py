@@ -51,6 +51,8 @@ class Runtime:
         status: how far this release takes the package on a host that has the same kind of device.
         missing: why this release cannot make the package; exactly one of `status` and `missing` is given.
         next_step: what would make it possible; given with `missing`.
+        options: what the back end must know of the device, as `npu_platform` or `soc_model`; it refuses unknown keys.
+        off_device: operator types that the product allows outside the device; any other one fails the placement gate.
 
     Raises:
         FieldError: an empty ladder, a doubled or illegal scheme, or a status and a reason that contradict each other.
@@ -62,6 +64,8 @@ class Runtime:
     status: Status | None = None
     missing: str | None = None
     next_step: str | None = None
+    options: dict[str, str | int] = field(default_factory=dict)
+    off_device: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         _require_unique("schemes", list(self.schemes))

@@ -6,12 +6,13 @@ from typing import Any, Generic, TypeVar
 
 import pytest
 
-from compile.backends import BACKENDS
+from compile.backends import find_backend
 from compile.package import Package
 from export.hub import OnnxModel, export_hub
 from export.model import Model, import_model
 from export.source import LocalFolder
 from quantize.quantizer import QuantizedModel, quantize_model
+from tests.backend_rows import ROWS
 from tests.tiny_folder import spread_vectors, write_folder
 
 K = TypeVar("K")
@@ -97,7 +98,8 @@ def tiny_packages(quantized_variants: QuantizedVariants, new_folder: Callable[[s
 
     def make(key: tuple[str, str, str]) -> Package:
         variant, scheme, backend = key
-        return BACKENDS[backend].compile_package(quantized_variants[variant, scheme], new_folder(backend))
+        options = ROWS[backend].options
+        return find_backend(backend).compile_package(quantized_variants[variant, scheme], options, new_folder(backend))
 
     return Made(make)
 

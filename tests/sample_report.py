@@ -65,9 +65,12 @@ def measurement(backend: str, scheme: str, kl: float, top1: float, ratio: float)
             (9.1 if four else 11.6) * (1 if fast else 1.08),
         ),
         loading=Loading(1.41 if fast else 0.92, not four, 0.56 if fast else 0.38, (388 if four else 451) * 10**6, 512),
-        placement=Placement("CPU", {"CPU": 1284})
-        if fast
-        else Placement("CPUExecutionProvider", {"CPUExecutionProvider": 612}),
+        placements=(
+            Placement("model", "CPU", {"CPU": 1284}, {"CPU": 135_644_401})
+            if fast
+            else Placement("model", "CPUExecutionProvider", {"CPUExecutionProvider": 612}, {"CPUExecutionProvider": 0}),
+        ),
+        ran=Status.HOST_MEASURED,
         tokenizer_agrees=True,
         chat=("What is the capital of France?", ANSWER),
         threads=2,
@@ -103,6 +106,7 @@ def candidate(backend: str, scheme: str) -> Candidate:
         precision=precision,
         verdict=combine(gate.verdict for gate in results),
         ships=not four,
+        carried=not four,
         why="does not ship: weights.kl_mean is 0.386 nats, at most 0.1 is allowed, and 5 more gates failed"
         if four
         else "ships: passes every gate, w4-sym-g64 does not",
@@ -111,6 +115,8 @@ def candidate(backend: str, scheme: str) -> Candidate:
         weights_digest=("7d10" if four else "c83e") * 16,
         checks={"attentions_fused": 30, "weights_compressed": 211, "norms_fused": 61},
         settings={"ATTENTION_BACKEND": "SDPA"} if backend == "openvino" else {"intra_op_num_threads": 2},
+        evidence=(Status.HOST_MEASURED,),
+        requires={},
         measurement=measured,
         gates=results,
     )
@@ -212,9 +218,7 @@ def failing_report() -> Report:
     report = sample_report()
     device = report.devices[0]
     refused = candidate("onnxruntime", "w4-sym-g64")
-    unmeasured = replace(
-        refused.measurement, loading=None, placement=None, drift=None, tokenizer_agrees=None, chat=None
-    )
+    unmeasured = replace(refused.measurement, loading=None, placements=(), drift=None, tokenizer_agrees=None, chat=None)
     refused = replace(refused, measurement=unmeasured, gates=gates("int4", refused.package_bytes, unmeasured))
     runtime = replace(
         device.runtimes[1],

@@ -16,15 +16,16 @@ from export.hub import SIDE_FILES, OnnxModel
 from export.model import Model
 from quantize.quantizer import QuantizedModel
 from targets.errors import StageFailed, UsageError
+from tests.backend_rows import ROWS
 from tests.conftest import VARIANTS, Packages, Quantized, QuantizedVariants
 
-SCHEMES = ("w8-sym", "w8-asym", "w4-sym-g32", "w4-asym-g64", "w4-asym-cw")
+HELD = [(backend, scheme) for backend, row in ROWS.items() for scheme in row.schemes]
 
 # Each stage once, in a fresh interpreter; prints a digest per file.
 BUILD = """
 import sys
 from pathlib import Path
-from compile.backends import BACKENDS
+from compile.backends import BACKENDS, find_backend
 from export.digest import list_files
 from export.hub import export_hub
 from export.model import read_model
@@ -34,13 +35,12 @@ for name in ("hub", "quantized", *BACKENDS):
     (out / name).mkdir(parents=True)
 hub = export_hub(read_model(Path(sys.argv[1])), out / "hub")
 quantized = quantize_model(hub, "w4-asym-g32", out / "quantized", lambda done, total: None)
-for name, backend in BACKENDS.items():
-    backend.compile_package(quantized, out / name)
+for name in BACKENDS:
+    find_backend(name).compile_package(quantized, {}, out / name)
 """
 
 
-@pytest.mark.parametrize("scheme", SCHEMES)
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(("backend", "scheme"), HELD)
 def test_a_package_holds_the_quantized_weights(
     tiny_packages: Packages, tiny_quantized: Quantized, backend: str, scheme: str
 ) -> None:
@@ -68,7 +68,7 @@ def test_a_package_is_made_again_byte_for_byte_without_touching_its_input(
 ) -> None:
     first, quantized = tiny_packages["llama", "w4-sym-g32", backend], tiny_quantized["w4-sym-g32"]
     before = list_files(quantized.folder)
-    second = BACKENDS[backend].compile_package(quantized, tmp_path)
+    second = find_backend(backend).compile_package(quantized, ROWS[backend].options, tmp_path)
     assert list_files(quantized.folder) == before
     assert list_files(tmp_path) == list_files(first.folder)
     assert dataclasses.replace(second, folder=first.folder) == first
@@ -91,12 +91,7 @@ def test_a_package_is_self_contained(tiny_packages: Packages, tmp_path: Path, ba
         assert not path.is_symlink()
         assert folder_text not in path.read_bytes()
     shutil.copytree(folder, copy)
-    script = {
-        "null": "import json, sys; json.load(open(sys.argv[1] + '/null.json'))",
-        "onnxruntime": "import onnxruntime_genai as g, sys; g.Tokenizer(g.Model(sys.argv[1])).encode('it')",
-        "openvino": "import openvino_genai as g, sys; g.LLMPipeline(sys.argv[1], 'CPU').get_tokenizer().encode('it')",
-    }[backend]
-    subprocess.run([sys.executable, "-c", script, str(copy)], check=True, cwd=tmp_path, timeout=120)
+    subprocess.run([sys.executable, "-c", ROWS[backend].load, str(copy)], check=True, cwd=tmp_path, timeout=120)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -111,7 +106,7 @@ def test_a_weight_that_changed_on_the_way_is_refused(tiny_quantized: Quantized, 
     other = tamper(quantized, name, tmp_path / "tampered")
     (tmp_path / "out").mkdir()
     with pytest.raises(StageFailed, match=rf"{backend} package: {name} holds other numbers than the hub"):
-        BACKENDS[backend].compile_package(other, tmp_path / "out")
+        find_backend(backend).compile_package(other, ROWS[backend].options, tmp_path / "out")
 
 
 def tamper(quantized: QuantizedModel, name: str, out: Path) -> QuantizedModel:
@@ -138,13 +133,16 @@ def test_a_missing_weight_is_refused(tiny_quantized: Quantized) -> None:
     assert check_same_weights(quantized, complete, "x") == quantized.weights_digest
 
 
-def test_tools_are_versions() -> None:
-    for name, backend in BACKENDS.items():
-        assert backend.name == name
-        assert all(version[0].isdigit() for version in backend.tools().values())
-    assert {"openvino", "openvino-genai"} <= set(BACKENDS["openvino"].tools())
-    assert {"onnxruntime", "onnxruntime-genai"} <= set(BACKENDS["onnxruntime"].tools())
-    assert find_backend("null") is BACKENDS["null"]
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_an_unknown_option_is_refused_by_name(tiny_quantized: Quantized, tmp_path: Path, backend: str) -> None:
+    with pytest.raises(UsageError, match=f"back end {backend} has no option 'sock_model'"):
+        find_backend(backend).compile_package(tiny_quantized["w8-sym"], {"sock_model": 60}, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_every_back_end_is_in_the_contract_under_its_own_name() -> None:
+    assert set(ROWS) == set(BACKENDS)
+    assert all(find_backend(name).name == name for name in BACKENDS)
 
 
 def test_an_unknown_back_end_is_answered_with_the_nearest() -> None:

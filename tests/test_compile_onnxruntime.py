@@ -80,7 +80,7 @@ def compile_changed(quantized: QuantizedModel, folder: Path, change: Callable[[i
     (folder / "out").mkdir()
     ir.save(model, folder / "in" / "model.onnx", external_data="model.onnx.data")
     changed = QuantizedModel(**{**vars(quantized), "folder": folder / "in"})
-    OnnxRuntimeBackend().compile_package(changed, folder / "out")
+    OnnxRuntimeBackend().compile_package(changed, {}, folder / "out")
 
 
 def first(model: ir.Model, op_type: str) -> ir.Node:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from compile.backends import BACKENDS
+from compile.backends import find_backend
 from export.catalog import CATALOG, fetch
 from export.hub import export_hub
 from export.model import import_model
@@ -35,6 +35,6 @@ def test_every_weight_is_quantized(quantized: QuantizedModel) -> None:
 def test_both_runtimes_compute_what_the_quantized_hub_does(
     quantized: QuantizedModel, new_folder: Callable[[str], Path], backend: str, products: int
 ) -> None:
-    package = BACKENDS[backend].compile_package(quantized, new_folder(backend))
+    package = find_backend(backend).compile_package(quantized, {}, new_folder(backend))
     assert (package.checks["attentions_fused"], package.checks["quantized_matmuls"]) == (30, products)
     assert worst_difference(open_session(package, new_folder("float32")), quantized) < 1e-3

@@ -97,8 +97,9 @@ def test_every_figure_is_there(first: tuple[Build, Heard]) -> None:
             assert all(len(latency.ttft_ms.samples) == 3 for latency in measured.latency)
             assert measured.loading is not None
             assert measured.loading.peak_memory_bytes > 10_000_000
-            assert measured.placement is not None
-            assert list(measured.placement.actual) == [measured.placement.requested]
+            assert [each.session for each in measured.placements] == ["model"]
+            assert all(list(each.operators) == [each.requested] for each in measured.placements)
+            assert all(each.weight_bytes[each.requested] > 10_000 for each in measured.placements)
             assert measured.chat is not None
             assert measured.environment
             assert len(measured.answers) == 2

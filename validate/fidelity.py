@@ -42,6 +42,17 @@ class Reference:
     target_log_probs: Floats
     top: int
 
+    def first(self, positions: int) -> "Reference":
+        """The reference of the window's first `positions`."""
+        return Reference(
+            ids=self.ids[:positions],
+            log_probs=self.log_probs[:positions],
+            tail_mass=self.tail_mass[:positions],
+            targets=self.targets[:positions],
+            target_log_probs=self.target_log_probs[:positions],
+            top=self.top,
+        )
+
 
 def compact(
     log_probs: Floats, tokens: NDArray[np.int64], top: int, sampled: int, rng: np.random.Generator

@@ -1,11 +1,11 @@
 """Measurement + gates -> verdicts: which package ships, and why."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from targets.gates import Gates
 from targets.status import Verdict, combine
-from validate.measurement import Fidelity, Measurement
+from validate.measurement import Fidelity, Measurement, Placement
 from validate.report import GateResult
 
 NOT_MEASURED = "not measured"
@@ -22,7 +22,13 @@ class Bound:
     unit: str
 
 
-def judge(measurement: Measurement, package_bytes: int, gates: Gates, other_kl: float | None) -> tuple[GateResult, ...]:
+def judge(
+    measurement: Measurement,
+    package_bytes: int,
+    gates: Gates,
+    other_kl: float | None = None,
+    off_device: Sequence[str] = (),
+) -> tuple[GateResult, ...]:
     """Hold every figure against its gate; a gate whose target sets no bound is no gate.
 
     Args:
@@ -30,12 +36,14 @@ def judge(measurement: Measurement, package_bytes: int, gates: Gates, other_kl: 
         package_bytes: its size.
         gates: of its precision class.
         other_kl: mean KL (`weights`) of the same scheme in the device's other runtime, None when there is none.
+        off_device: operator types that the product allows outside the device.
     """
     bounds = [*fidelity_bounds(measurement, gates), *runtime_gap(measurement, gates, other_kl)]
+    bounds += device_gap(measurement, gates)
     bounds += [*answer_bounds(measurement, gates), *latency_bounds(measurement, gates)]
     bounds += resource_bounds(measurement, package_bytes, gates)
     judged = [judge_bound(bound, bound.bound) for bound in bounds if bound.bound is not None]
-    return (*judged, judge_placement(measurement))
+    return (*judged, judge_placement(measurement, off_device))
 
 
 def judge_bound(bound: Bound, limit: float) -> GateResult:
@@ -71,6 +79,15 @@ def runtime_gap(measurement: Measurement, gates: Gates, other_kl: float | None) 
         yield Bound("weights.runtime_kl_gap", gap, gates.runtime_kl_gap_max, "max", "nats")
 
 
+def device_gap(measurement: Measurement, gates: Gates) -> Iterator[Bound]:
+    """Distance of a stand-in's numerics from this CPU's with the same weights."""
+    if measurement.stand_in:
+        gap = measurement.device_gap
+        kl, top1 = (gap.kl_mean, gap.top1) if gap else (None, None)
+        yield Bound("device.kl_mean", kl, gates.device_kl_max, "max", "nats")
+        yield Bound("device.top1", top1, gates.device_top1_min, "min", "")
+
+
 def answer_bounds(measurement: Measurement, gates: Gates) -> Iterator[Bound]:
     """Total length of greedy answers over the float model's."""
     reference = sum(answer.reference_tokens for answer in measurement.answers)
@@ -97,18 +114,36 @@ def resource_bounds(measurement: Measurement, package_bytes: int, gates: Gates) 
     yield Bound("load_cold_s", cold, gates.load_s_max, "max", "s")
 
 
-def judge_placement(measurement: Measurement) -> GateResult:
-    """Every operator on the requested device: a runtime that falls back says nothing."""
-    placement = measurement.placement
-    if placement is None:
+def judge_placement(measurement: Measurement, off_device: Sequence[str]) -> GateResult:
+    """Every operator of every session on the requested device, but for those that the product allows elsewhere.
+
+    A runtime that falls back to another device says nothing by itself.
+    """
+    placements = measurement.placements
+    if not placements:
         return GateResult("placement", Verdict.INCOMPLETE, None, 1.0, "min", "share", NOT_MEASURED)
-    total = sum(placement.actual.values())
-    share = placement.actual.get(placement.requested, 0) / total if total else 0.0
-    if share == 1.0:
-        return GateResult("placement", Verdict.PASS, share, 1.0, "min", "share")
-    where = ", ".join(f"{count} on {device}" for device, count in sorted(placement.actual.items()))
-    reason = f"asked for {placement.requested}, the runtime put {where or 'nothing anywhere'}"
+    total = sum(sum(placement.operators.values()) for placement in placements)
+    inside = sum(placement.operators.get(placement.requested, 0) for placement in placements)
+    refused = [text for placement in placements for text in strayed(placement, off_device)]
+    share = inside / total if total else 0.0
+    if total and not refused:
+        return GateResult("placement", Verdict.PASS, share, min(share, 1.0), "min", "share")
+    reason = "; ".join(refused) or "the runtime names no operator"
     return GateResult("placement", Verdict.FAIL, share, 1.0, "min", "share", reason)
+
+
+def strayed(placement: Placement, off_device: Sequence[str]) -> list[str]:
+    """One sentence when operators are where they must not be."""
+    wrong = {name: count for name, count in placement.elsewhere.items() if name not in off_device}
+    outside = sum(count for device, count in placement.operators.items() if device != placement.requested)
+    unnamed = outside - sum(placement.elsewhere.values())
+    if unnamed > 0:
+        wrong["of unnamed type"] = unnamed
+    if not wrong:
+        return []
+    devices = ", ".join(f"{count} on {device}" for device, count in sorted(placement.operators.items()))
+    names = ", ".join(f"{count} {name}" for name, count in sorted(wrong.items()))
+    return [f"{placement.session} was asked for on {placement.requested}, the runtime put {devices}: {names} off it"]
 
 
 def verdict_of(gates: tuple[GateResult, ...]) -> Verdict:

@@ -84,6 +84,8 @@ def probe(backend: str, package: Path, settings: Mapping[str, Any], prompt_token
         raise StageFailed(f"back end {backend} has no runtime to load with", "measure a package that has one")
     start = time.perf_counter()
     pipeline = runtime.pipeline(package, settings)
+    if pipeline is None:
+        raise StageFailed(f"back end {backend} has no pipeline on this machine", "measure it on the device")
     loaded = time.perf_counter() - start
     if prompt_tokens:
         pipeline.generate([FIRST_TOKEN_ID + index % 100 for index in range(prompt_tokens)], ANSWER_TOKENS, stop=False)

@@ -3,22 +3,23 @@
 import dataclasses
 import datetime
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from compile.package import Package
-from targets.errors import InputRefused
+from targets.errors import DeviceMissing, InputRefused
 from targets.probe import probe_host
-from validate.fidelity import WindowScore, score_window, summarise
-from validate.golden import Golden, GoldenAnswer, texts
+from targets.status import Status
+from validate.answers import measure_answers
+from validate.golden import Golden
 from validate.latency import LatencyPlan, measure_latency
 from validate.load_probe import measure_loading
-from validate.measurement import Answer, Fidelity, Measurement
-from validate.runtime import DEPLOYED, WEIGHTS, Pipeline, Session, find_runtime
+from validate.measurement import Measurement
+from validate.runtime import DEPLOYED, WEIGHTS, Runtime, find_runtime
+from validate.stand_in import measure_stand_in
+from validate.windows import deployed_coverage, measure_fidelity, weights_coverage
 
 Progress = Callable[[int, int], None]
 
@@ -54,37 +55,50 @@ def measure_package(package: Package, golden: Golden, plan: LatencyPlan, out: Pa
     host = {name: jsonable(value) for name, value in dataclasses.asdict(probe_host()).items()}
     if runtime is None:
         return Measured(out, Measurement(host=host), now())
+    if runtime.evidence is None:
+        measurement = measure_device(runtime, package, golden, plan, progress)
+    else:
+        measurement = measure_stand_in(runtime, package, golden, progress)
+    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return Measured(out, dataclasses.replace(measurement, host=host, threads=threads), now())
+
+
+def measure_device(
+    runtime: Runtime, package: Package, golden: Golden, plan: LatencyPlan, progress: Progress
+) -> Measurement:
+    """Everything, on the device or one of its kind.
+
+    Raises:
+        DeviceMissing: the runtime has no pipeline here, although it says that its device is.
+    """
     report = stepper(progress)
     fidelity = {}
     for setting in (WEIGHTS, DEPLOYED):
         session = runtime.session(package.folder, package.settings, setting)
-        fidelity[setting] = measure_fidelity(session, golden, setting, report(setting))
+        coverage = weights_coverage(golden) if setting == WEIGHTS else deployed_coverage(golden)
+        fidelity[setting] = measure_fidelity(session, golden, coverage, report(setting))
         del session
     pipeline = runtime.pipeline(package.folder, package.settings)
-    answers = compare_answers(pipeline, golden.answers(), package, golden.plan.answer_tokens)
+    if pipeline is None:
+        raise DeviceMissing(f"{package.backend} has no generation pipeline here", "measure it on the device")
+    spoken = measure_answers(pipeline, package, golden)
     report("answers")(1, 1)
     text = [int(token) for tokens, _ in golden.windows() for token in tokens]
     latency = measure_latency(pipeline, text, plan_that_fits(plan, package.facts.max_positions), report("latency"))
-    mismatches = tokenizer_mismatches(pipeline, package.folder, [answer.user for answer in golden.answers()])
-    chat_request = golden.answers()[0].user
-    measurement = Measurement(
-        fidelity=fidelity,
-        answers=answers,
-        latency=latency,
-        placement=runtime.placement(package.folder, package.settings),
-        tokenizer_agrees=not mismatches,
-        tokenizer_mismatches=mismatches,
-        chat=(chat_request, pipeline.chat(chat_request, golden.plan.answer_tokens)),
-        threads=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        environment=runtime.versions(),
-        host=host,
-        drift=latency[0].ttft_ms.samples[-1] / latency[0].ttft_ms.samples[0],
-    )
     del pipeline
     longest = max(each.prompt_tokens for each in latency)
     loading = measure_loading(package.backend, package.folder, package.settings, longest)
     report("loading")(1, 1)
-    return Measured(out, dataclasses.replace(measurement, loading=loading), now())
+    return dataclasses.replace(
+        spoken,
+        ran=Status.HOST_MEASURED,
+        fidelity=fidelity,
+        latency=latency,
+        loading=loading,
+        placements=runtime.placement(package.folder, package.settings),
+        environment=runtime.versions(),
+        drift=latency[0].ttft_ms.samples[-1] / latency[0].ttft_ms.samples[0],
+    )
 
 
 def plan_that_fits(plan: LatencyPlan, max_positions: int) -> LatencyPlan:
@@ -112,62 +126,6 @@ def stepper(progress: Progress) -> Callable[[str], Progress]:
         return lambda done, total: progress(before + share * done // total, 100)
 
     return within
-
-
-def measure_fidelity(session: Session, golden: Golden, setting: str, progress: Progress) -> Fidelity:
-    """Feed golden windows; as it ships, most of each as one prefill and the end token by token, as a product would."""
-    count, one_by_one = golden.plan.windows, golden.plan.decode_tokens
-    if setting == WEIGHTS:
-        count, one_by_one = golden.plan.weights_windows, 0
-    scores: list[WindowScore] = []
-    for tokens, reference in golden.windows()[:count]:
-        session.reset()
-        prefill = len(tokens) - one_by_one
-        logits = [session.step(tokens[:prefill])]
-        logits += [session.step(tokens[index : index + 1]) for index in range(prefill, len(tokens))]
-        scores.append(score_window(reference, np.concatenate(logits), prefill))
-        progress(len(scores), count)
-    return summarise(scores)
-
-
-def compare_answers(
-    pipeline: Pipeline, references: Sequence[GoldenAnswer], package: Package, limit: int
-) -> tuple[Answer, ...]:
-    """Answer every golden prompt greedily and find where it leaves the float model's answer."""
-    from tokenizers import Tokenizer
-
-    tokenizer = Tokenizer.from_file(str(package.folder / "tokenizer.json"))
-    answers = []
-    for reference in references:
-        tokens = pipeline.generate(reference.prompt_ids, limit, stop=True).tokens
-        pairs = enumerate(zip(tokens, reference.answer_ids, strict=False))
-        agreed = next((i for i, (ours, theirs) in pairs if ours != theirs), min(len(tokens), len(reference.answer_ids)))
-        answers.append(
-            Answer(
-                prompt=reference.user,
-                reference=reference.answer,
-                text=tokenizer.decode(list(tokens)),
-                agreed_tokens=agreed,
-                reference_tokens=len(reference.answer_ids),
-                tokens=len(tokens),
-            )
-        )
-    return tuple(answers)
-
-
-def tokenizer_mismatches(pipeline: Pipeline, folder: Path, requests: Sequence[str]) -> tuple[str, ...]:
-    """Requests and golden texts that the runtime's own tokenizer reads otherwise, each around the difference."""
-    from tokenizers import Tokenizer
-
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    found = []
-    for text in [*requests, *texts()]:
-        ours, model = pipeline.encode(text), tokenizer.encode(text, add_special_tokens=False)
-        if ours != model.ids:
-            parting = next((i for i, pair in enumerate(zip(ours, model.ids, strict=False)) if pair[0] != pair[1]), 0)
-            start = model.offsets[parting][0]
-            found.append(text[max(0, start - CONTEXT) : start + CONTEXT])
-    return tuple(found)
 
 
 def jsonable(value: Any) -> Any:

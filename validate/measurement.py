@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, field
 
+from targets.status import Status
+
 # Bootstrap resamples of a confidence interval, and its seed: the same samples give the same interval.
 RESAMPLES = 2000
 SEED = 20260101
@@ -114,15 +116,38 @@ class Loading:
 
 @dataclass(frozen=True)
 class Placement:
-    """Where the runtime says it runs.
+    """Where a runtime says that one of its sessions runs.
 
     Attributes:
-        requested: the device asked for.
-        actual: operators by the device or execution provider they were given to.
+        session: which of the package's sessions: `model`, or `prefill` and `decode`.
+        requested: the device or execution provider asked for.
+        operators: how many each device was given.
+        weight_bytes: size of the weights each device was given.
+        elsewhere: operators that went to another device than the requested one, by type.
     """
 
+    session: str
     requested: str
-    actual: dict[str, int]
+    operators: dict[str, int]
+    weight_bytes: dict[str, int]
+    elsewhere: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class DeviceGap:
+    """How far a simulator's or emulator's logits are from float32 on this host's CPU, with the same weights.
+
+    Attributes:
+        kl_mean: KL(CPU || stand-in), nats per token.
+        kl_max: largest of any position.
+        top1: share of positions where both name the same most likely token.
+        positions: how many were compared.
+    """
+
+    kl_mean: float
+    kl_max: float
+    top1: float
+    positions: int
 
 
 @dataclass(frozen=True)
@@ -134,7 +159,10 @@ class Measurement:
         answers: greedy answers to fixed requests.
         latency: by prompt length, ascending.
         loading: load times and memory.
-        placement: requested and actual device.
+        placements: requested and actual device of every session.
+        stand_in: the device itself is not here: what ran is a simulator, an emulator, or this CPU on the weights alone.
+        ran: what running the package here was, or None when it did not run.
+        device_gap: the stand-in's distance from this host's CPU.
         tokenizer_agrees: the package's own tokenizer gives the ids of the model's, on every prompt and golden text.
         tokenizer_mismatches: texts on which it does not, each cut to where the ids part.
         chat: (request, answer) through the runtime's own chat pipeline, text in, text out.
@@ -148,7 +176,10 @@ class Measurement:
     answers: tuple[Answer, ...] = ()
     latency: tuple[Latency, ...] = ()
     loading: Loading | None = None
-    placement: Placement | None = None
+    placements: tuple[Placement, ...] = ()
+    stand_in: bool = False
+    ran: Status | None = None
+    device_gap: DeviceGap | None = None
     tokenizer_agrees: bool | None = None
     tokenizer_mismatches: tuple[str, ...] = ()
     chat: tuple[str, str] | None = None

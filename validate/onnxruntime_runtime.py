@@ -5,7 +5,6 @@ import json
 import shutil
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -15,8 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from targets.errors import StageFailed
+from targets.status import Status
+from validate.graph_assignment import RECORD, read_assignment
 from validate.measurement import Placement
-from validate.runtime import WEIGHTS, Generation
+from validate.onnx_graph import weight_bytes
+from validate.runtime import WEIGHTS, Coverage, Generation
 
 GRAPH = "model.onnx"
 PROVIDER = "CPUExecutionProvider"
@@ -30,6 +32,9 @@ FLOAT32_LEVEL = 1
 
 class OnnxRuntime:
     """The CPU execution provider."""
+
+    evidence: Status | None = None
+    coverage: Coverage | None = None
 
     def session(self, package: Path, settings: Mapping[str, Any], setting: str) -> "OnnxRuntimeSession":
         """Load the package as it ships, or a copy that multiplies in float32."""
@@ -46,17 +51,14 @@ class OnnxRuntime:
         """Load the package as a product would."""
         return OnnxRuntimePipeline(package)
 
-    def placement(self, package: Path, settings: Mapping[str, Any]) -> Placement:
+    def placement(self, package: Path, settings: Mapping[str, Any]) -> tuple[Placement, ...]:
         """Read from a session which provider each operator was given to."""
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
-        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+        options.add_session_config_entry(RECORD, "1")
         session = onnxruntime.InferenceSession(package / GRAPH, options, providers=[PROVIDER])
-        given: Counter[str] = Counter()
-        for part in session.get_provider_graph_assignment_info():
-            given[part.ep_name] += len(part.get_nodes())
-        return Placement(PROVIDER, dict(given))
+        return (read_assignment(session, "model", PROVIDER, weight_bytes(package / GRAPH)),)
 
     def versions(self) -> dict[str, str]:
         """Versions of the runtime's wheels."""
@@ -92,6 +94,11 @@ class OnnxRuntimeSession:
     def reset(self) -> None:
         """Forget the sequence."""
         self.generator = None
+
+    def rewind(self, length: int) -> None:
+        """Forget all but the first `length` tokens."""
+        if self.generator is not None:
+            self.generator.rewind_to(length)
 
     def step(self, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
         """Logits [n, vocab] of the next n tokens [n]."""
@@ -132,6 +139,16 @@ class OnnxRuntimePipeline:
     def encode(self, text: str) -> list[int]:
         """Ids by the package's tokenizer."""
         return [int(token) for token in self.tokenizer.encode(text)]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text by the package's tokenizer, special tokens left out."""
+        return str(self.tokenizer.decode(np.array(list(ids), dtype=np.int32)))
+
+    def apply_template(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] | None) -> str:
+        """The prompt of a conversation by the package's own template engine."""
+        given = {} if tools is None else {"tools": json.dumps(list(tools), ensure_ascii=False)}
+        text = json.dumps(list(messages), ensure_ascii=False)
+        return str(self.tokenizer.apply_chat_template(messages=text, add_generation_prompt=True, **given))
 
     def chat(self, user: str, new_tokens: int) -> str:
         """One turn through the chat template."""

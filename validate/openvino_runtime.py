@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from targets.status import Status
 from validate.measurement import Placement
-from validate.runtime import DEPLOYED, Generation
+from validate.runtime import DEPLOYED, Coverage, Generation
 
 DEVICE = "CPU"
 MODEL = "openvino_model.xml"
@@ -24,6 +25,9 @@ PIPELINE_ONLY = frozenset({"ATTENTION_BACKEND"})
 class OpenVino:
     """The CPU plugin."""
 
+    evidence: Status | None = None
+    coverage: Coverage | None = None
+
     def session(self, package: Path, settings: Mapping[str, Any], setting: str) -> "OpenVinoSession":
         """Compile the package's model with the shipped properties, or pinned to float32."""
         properties = {name: value for name, value in settings.items() if name not in PIPELINE_ONLY}
@@ -33,18 +37,34 @@ class OpenVino:
         """Load the package as a product would."""
         return OpenVinoPipeline(package, settings)
 
-    def placement(self, package: Path, settings: Mapping[str, Any]) -> Placement:
+    def placement(self, package: Path, settings: Mapping[str, Any]) -> tuple[Placement, ...]:
         """Ask the compiled model where it runs."""
         import openvino as ov
 
         properties = {name: value for name, value in settings.items() if name not in PIPELINE_ONLY}
-        compiled = ov.Core().compile_model(package / MODEL, DEVICE, properties)
-        operators = len(compiled.get_runtime_model().get_ops())
-        return Placement(DEVICE, dict.fromkeys(compiled.get_property("EXECUTION_DEVICES"), operators))
+        return (read_placement(ov.Core().compile_model(package / MODEL, DEVICE, properties), "model", DEVICE),)
 
     def versions(self) -> dict[str, str]:
         """Versions of the runtime's wheels."""
         return {name: version(name) for name in ("openvino", "openvino-genai", "openvino-tokenizers")}
+
+
+def read_placement(compiled: Any, session: str, requested: str) -> Placement:
+    """What a compiled model says of its devices.
+
+    OpenVINO compiles a whole model for one device, or names several when it cut it up; then each has all of it.
+    """
+    operators = compiled.get_runtime_model().get_ops()
+    stored = [port for node in operators if is_constant(node) for port in node.outputs()]
+    held = sum(int(np.prod(port.get_shape())) * port.get_element_type().bitwidth // 8 for port in stored)
+    devices = compiled.get_property("EXECUTION_DEVICES")
+    return Placement(session, requested, dict.fromkeys(devices, len(operators)), dict.fromkeys(devices, held))
+
+
+def is_constant(node: Any) -> bool:
+    """Whether a node of a runtime model is a stored weight."""
+    kind = node.get_rt_info()["layerType"]
+    return str(kind if isinstance(kind, str) else kind.astype(str)) == "Const"
 
 
 class OpenVinoSession:
@@ -55,19 +75,32 @@ class OpenVinoSession:
 
         self.request = ov.Core().compile_model(package / MODEL, DEVICE, dict(properties)).create_infer_request()
         self.length = 0
+        self.seen: NDArray[np.int64] = np.zeros(0, np.int64)
 
     def reset(self) -> None:
         """Forget the sequence."""
         self.request.reset_state()
         self.length = 0
+        self.seen = np.zeros(0, np.int64)
+
+    def rewind(self, length: int) -> None:
+        """Forget all but the first `length` tokens.
+
+        They stay in the KV cache, masked: writing a shortened cache back would quantize it a second time.
+        """
+        kept = np.flatnonzero(self.seen)[:length]
+        self.seen = np.zeros_like(self.seen)
+        self.seen[kept] = 1
+        self.length = length
 
     def step(self, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
         """Logits [n, vocab] of the next n tokens [n]."""
         start, self.length = self.length, self.length + len(tokens)
+        self.seen = np.append(self.seen, np.ones(len(tokens), np.int64))
         result = self.request.infer(
             {
                 "input_ids": tokens[None],
-                "attention_mask": np.ones((1, self.length), np.int64),
+                "attention_mask": self.seen[None],
                 "position_ids": np.arange(start, self.length, dtype=np.int64)[None],
                 "beam_idx": np.zeros(1, np.int32),
             }
@@ -103,6 +136,21 @@ class OpenVinoPipeline:
         """Ids by the tokenizer IR."""
         encoded = self.pipeline.get_tokenizer().encode(text, add_special_tokens=False)
         return [int(token) for token in encoded.input_ids.data[0]]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text by the detokenizer IR, special tokens left out."""
+        return str(self.pipeline.get_tokenizer().decode(list(ids), skip_special_tokens=True))
+
+    def apply_template(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] | None) -> str:
+        """The prompt of a conversation by the pipeline's own template engine."""
+        tokenizer = self.pipeline.get_tokenizer()
+        return str(
+            tokenizer.apply_chat_template(
+                [dict(message) for message in messages],
+                add_generation_prompt=True,
+                tools=None if tools is None else [dict(tool) for tool in tools],
+            )
+        )
 
     def chat(self, user: str, new_tokens: int) -> str:
         """One turn through the chat template."""

@@ -5,8 +5,8 @@ from collections.abc import Iterable, Sequence
 
 from validate import words
 from validate.comparison import key_figures, key_length
-from validate.figures import megabytes, moment
-from validate.report import Report, RuntimeReport
+from validate.figures import moment
+from validate.report import Report
 from validate.safe_text import clean_line
 
 # GitHub refuses a summary above 1024 KiB.
@@ -51,18 +51,13 @@ def _devices(report: Report) -> str:
             words.runtime_name(runtime.backend),
             runtime.verdict.value,
             words.status_word(runtime),
-            _ships(runtime),
+            words.ships(runtime),
             words.sentence(runtime.reason),
         )
         for device in report.devices
         for runtime in device.runtimes
     ]
     return "## Devices\n\n" + _table(("Device", "Runtime", "Verdict", "Status", "Ships", "Reason"), rows)
-
-
-def _ships(runtime: RuntimeReport) -> str:
-    shipped = runtime.shipped
-    return f"{shipped.scheme}, {megabytes(shipped.package_bytes)} MB" if shipped else "nothing"
 
 
 def _candidates(report: Report) -> str:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 from targets.status import Verdict
 from validate import words
 from validate.comparison import KeyFigures, key_figures, key_length
-from validate.figures import megabytes
 from validate.report import Candidate, DeviceReport, Report, RuntimeReport
 from validate.safe_text import clean_line
 
@@ -157,9 +156,7 @@ def _place(device: DeviceReport, runtime: RuntimeReport) -> str:
 
 
 def _standing(runtime: RuntimeReport) -> str:
-    shipped = runtime.shipped
-    ships = f"{shipped.scheme} ships, {megabytes(shipped.package_bytes)} MB" if shipped else "nothing ships"
-    return clean_line(f"{words.status_word(runtime)}, {ships}")
+    return clean_line(f"{words.status_word(runtime)}; ships {words.ships(runtime)}")
 
 
 def _word(verdict: Verdict) -> "Text":

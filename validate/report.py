@@ -10,7 +10,7 @@ from targets.errors import InputRefused
 from targets.status import Status, Verdict
 from validate.measurement import Measurement
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -45,13 +45,17 @@ class Candidate:
         scheme: its quantization scheme.
         precision: `int4` or `int8`.
         verdict: of its gates.
-        ships: it is in the bundle.
+        ships: every gate passed and it was chosen.
+        carried: its package is in the bundle: below `packages/` when it ships or only evidence is missing, below
+            `rejected/` when no candidate is better than one that failed.
         why: one sentence: why it ships, or why not.
         package_bytes: size on disk.
         package_digest: of its files.
         weights_digest: of its quantized weights.
         checks: what the back end counted in the compiled graph.
         settings: runtime properties it is loaded with.
+        evidence: what was proved of it, the furthest first.
+        requires: what it is tied to on the device.
         measurement: the figures.
         gates: one result a gate.
     """
@@ -61,14 +65,36 @@ class Candidate:
     precision: str
     verdict: Verdict
     ships: bool
+    carried: bool
     why: str
     package_bytes: int
     package_digest: str
     weights_digest: str
     checks: dict[str, int]
     settings: dict[str, Any]
+    evidence: tuple[Status, ...]
+    requires: dict[str, str]
     measurement: Measurement
     gates: tuple[GateResult, ...]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A candidate that a stage could not make or measure; the others went on.
+
+    Attributes:
+        scheme: its quantization scheme.
+        stage: which stage ended it.
+        error: kind of the error, as `StageFailed` or `DeviceMissing`.
+        what: what happened.
+        help: what to do next.
+    """
+
+    scheme: str
+    stage: str
+    error: str
+    what: str
+    help: str
 
 
 @dataclass(frozen=True)
@@ -82,7 +108,8 @@ class RuntimeReport:
         reason: one sentence.
         next_step: what turns an INCOMPLETE into a verdict, or None.
         candidates: from the smallest scheme to the safest.
-        folder: the shipped package's folder in the bundle, or None.
+        folder: the carried package's folder in the bundle, or None.
+        failures: candidates that a stage could not make or measure.
     """
 
     backend: str
@@ -92,11 +119,17 @@ class RuntimeReport:
     next_step: str | None
     candidates: tuple[Candidate, ...]
     folder: str | None
+    failures: tuple[Failure, ...] = ()
 
     @property
     def shipped(self) -> Candidate | None:
-        """The candidate in the bundle."""
+        """The candidate that passed every gate and was chosen."""
         return next((candidate for candidate in self.candidates if candidate.ships), None)
+
+    @property
+    def carried(self) -> Candidate | None:
+        """The candidate whose package is in the bundle."""
+        return next((candidate for candidate in self.candidates if candidate.carried), None)
 
 
 @dataclass(frozen=True)
@@ -185,10 +218,10 @@ def read_report(path: Path) -> Report:
 
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
-        if document.get("schema_version", 0) > SCHEMA_VERSION:
-            raise InputRefused(
-                f"{path} has schema {document['schema_version']}, newer than {SCHEMA_VERSION}", "update Tapeout"
-            )
+        version = document.get("schema_version", 0)
+        if version != SCHEMA_VERSION:
+            age, step = ("newer", "update Tapeout") if version > SCHEMA_VERSION else ("older", "build the bundle again")
+            raise InputRefused(f"{path} has schema {version}, {age} than {SCHEMA_VERSION}", step)
         return TypeAdapter(Report).validate_python(document)
     except (OSError, ValueError, AttributeError, ValidationError) as error:
         raise InputRefused(f"{path} is not a Tapeout report: {error}", "build the bundle again") from error

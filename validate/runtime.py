@@ -10,10 +10,31 @@ import numpy as np
 from numpy.typing import NDArray
 
 from targets.names import choose
+from targets.status import Status
 from validate.measurement import Placement
 
 WEIGHTS = "weights"
 DEPLOYED = "deployed"
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """How much of the golden set a slow stand-in of a device is asked for.
+
+    Attributes:
+        windows: texts.
+        prefill: tokens of each that are computed in one prefill.
+        decode: tokens after them that are computed one at a time.
+    """
+
+    windows: int
+    prefill: int
+    decode: int
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of each text."""
+        return self.prefill + self.decode
 
 
 @dataclass(frozen=True)
@@ -62,16 +83,33 @@ class Pipeline(Protocol):
 class Runtime(Protocol):
     """A runtime that loads packages."""
 
+    @property
+    def evidence(self) -> Status | None:
+        """What running `DEPLOYED` here is: `simulated`, `emulated`, or `prepared` where it cannot run here.
+
+        None when this machine has the device, or one of its kind: then everything is measured.
+        """
+        ...
+
+    @property
+    def coverage(self) -> Coverage | None:
+        """How much of the golden set a simulator or an emulator is asked for; None: all of it."""
+        ...
+
     def session(self, package: Path, settings: Mapping[str, Any], setting: str) -> Session:
-        """A session in one setting: `WEIGHTS` (float32 arithmetic) or `DEPLOYED` (as it ships)."""
+        """A session in one setting: `WEIGHTS` (float32 arithmetic on a CPU) or `DEPLOYED` (as it ships).
+
+        Raises:
+            DeviceMissing: `DEPLOYED`, and neither the device nor a stand-in is here.
+        """
         ...
 
-    def pipeline(self, package: Path, settings: Mapping[str, Any]) -> Pipeline:
-        """The pipeline as it ships."""
+    def pipeline(self, package: Path, settings: Mapping[str, Any]) -> Pipeline | None:
+        """The pipeline as it ships, or None where none runs."""
         ...
 
-    def placement(self, package: Path, settings: Mapping[str, Any]) -> Placement:
-        """Requested and actual device."""
+    def placement(self, package: Path, settings: Mapping[str, Any]) -> tuple[Placement, ...]:
+        """Requested and actual device of every session that the package opens."""
         ...
 
     def versions(self) -> dict[str, str]:
@@ -79,21 +117,45 @@ class Runtime(Protocol):
         ...
 
 
-# Module and class by back end; imported on use, so that a device needs only the runtime it ships.
-RUNTIMES: dict[str, tuple[str, str]] = {
-    "onnxruntime": ("validate.onnxruntime_runtime", "OnnxRuntime"),
-    "openvino": ("validate.openvino_runtime", "OpenVino"),
+@dataclass(frozen=True)
+class RuntimeEntry:
+    """One row of the table.
+
+    Attributes:
+        module: of `validate`, imported on use, so that a device needs only the runtime it ships.
+        class_name: the runtime in it; None when the back end has none.
+        tools: distributions whose version can change a measurement.
+    """
+
+    module: str
+    class_name: str | None
+    tools: tuple[str, ...]
+
+
+RUNTIMES: dict[str, RuntimeEntry] = {
+    "null": RuntimeEntry("runtime", None, ()),
+    "onnxruntime": RuntimeEntry("onnxruntime_runtime", "OnnxRuntime", ("onnxruntime", "onnxruntime-genai")),
+    "openvino": RuntimeEntry("openvino_runtime", "OpenVino", ("openvino", "openvino-genai", "openvino-tokenizers")),
 }
 
 
-def find_runtime(backend: str) -> Runtime | None:
-    """The runtime of a back end, or None for `null`, which has none.
+def find_entry(backend: str) -> RuntimeEntry:
+    """The row of a back end's runtime.
 
     Raises:
         UsageError: no such back end.
     """
-    if backend == "null":
+    return choose(backend, RUNTIMES, "runtime")
+
+
+def find_runtime(backend: str) -> Runtime | None:
+    """The runtime of a back end, or None for one that has none.
+
+    Raises:
+        UsageError: no such back end.
+    """
+    entry = find_entry(backend)
+    if entry.class_name is None:
         return None
-    module, name = choose(backend, RUNTIMES, "runtime")
-    runtime: Runtime = getattr(import_module(module), name)()
+    runtime: Runtime = getattr(import_module(f"validate.{entry.module}"), entry.class_name)()
     return runtime

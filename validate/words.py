@@ -1,7 +1,7 @@
 """The words a report uses for verdicts, statuses, gates and runtimes, the same in every format."""
 
 from targets.status import Status, Verdict
-from validate.figures import NOT_MEASURED, gate_bound, gate_unit, gate_value
+from validate.figures import NOT_MEASURED, gate_bound, gate_unit, gate_value, megabytes
 from validate.report import Candidate, DeviceReport, GateResult, RuntimeReport
 
 VERDICT_WORDS: dict[Verdict, str] = {
@@ -49,6 +49,9 @@ GATE_WORDS: dict[str, str] = {
     "placement": "Placement on the device",
 }
 
+# What stands in front of a gate's name, where one word does not say it.
+SIDES: dict[str, str] = {"device": "device against this CPU"}
+
 FIELD_WORDS: dict[str, str] = {
     "cores_logical": "Hardware threads",
     "cores_physical": "Cores",
@@ -90,22 +93,43 @@ def runtime_name(backend: str) -> str:
     return RUNTIME_NAMES.get(backend, backend)
 
 
+def evidence(runtime: RuntimeReport) -> tuple[Status, ...]:
+    """What is proved of the package in the bundle, the furthest first."""
+    carried = runtime.carried
+    return carried.evidence if carried is not None else ()
+
+
 def status_word(runtime: RuntimeReport) -> str:
-    """The status of a runtime's package."""
-    return runtime.status.value if runtime.status else NO_PACKAGE
+    """How far a runtime's package got: every status that was reached, the furthest first."""
+    return ", ".join(status.value for status in evidence(runtime)) or NO_PACKAGE
 
 
 def status_meaning(runtime: RuntimeReport) -> str:
-    """What that status says about the figures."""
-    return STATUS_MEANING[runtime.status] if runtime.status else NO_PACKAGE_MEANING
+    """What those statuses say about the figures."""
+    return " ".join(STATUS_MEANING[status] for status in evidence(runtime)) or NO_PACKAGE_MEANING
+
+
+def ships(runtime: RuntimeReport) -> str:
+    """What is in the bundle for a runtime, in a few words."""
+    carried = runtime.carried
+    if carried is None:
+        return "nothing"
+    package = f"{carried.scheme}, {megabytes(carried.package_bytes)} MB"
+    if carried.ships:
+        return package
+    return f"nothing yet: {package} waits" if carried.verdict is Verdict.INCOMPLETE else f"nothing: {package} rejected"
 
 
 def sentence(text: str) -> str:
     """A reason as a sentence, without the decision in front that every place shows beside it."""
     bare = text.removeprefix("ships: ").removeprefix("does not ship: ")
-    first = bare.split(" ", 1)[0]
-    capital = bare[:1].upper() + bare[1:] if first.isalpha() else bare
+    capital = sentence_start(bare)
     return capital if capital.endswith((".", "!", "?")) or not capital else f"{capital}."
+
+
+def sentence_start(text: str) -> str:
+    """Text with a capital, unless it starts with a name such as `w8-sym`."""
+    return text[:1].upper() + text[1:] if text.split(" ", 1)[0].rstrip(":").isalpha() else text
 
 
 def gate_words(name: str) -> str:
@@ -115,7 +139,7 @@ def gate_words(name: str) -> str:
     if known is None:
         return name[:1].upper() + name[1:].replace("_", " ").replace(".", ", ")
     parts = [part for part in parts if part not in {known, "answers"}]
-    rest = [f"{part} tokens" if part.isdecimal() else part.replace("_", " ") for part in parts]
+    rest = [f"{part} tokens" if part.isdecimal() else SIDES.get(part, part.replace("_", " ")) for part in parts]
     return ", ".join([GATE_WORDS[known], *rest])
 
 
@@ -133,8 +157,9 @@ def by_urgency(gates: tuple[GateResult, ...]) -> list[GateResult]:
 
 
 def deciding(runtime: RuntimeReport) -> tuple[Candidate, ...]:
-    """The candidates whose gates make the runtime's verdict: the one that ships, or all when none does."""
-    return (runtime.shipped,) if runtime.shipped else runtime.candidates
+    """The candidates whose gates make the runtime's verdict: the one that ships or waits, or all when none does."""
+    carried = runtime.carried
+    return (carried,) if carried is not None and carried.verdict is not Verdict.FAIL else runtime.candidates
 
 
 def open_gates(runtime: RuntimeReport) -> list[tuple[Candidate, GateResult]]:

@@ -1,0 +1,28 @@
+"""What the contract test has to know of each back end: a device's options, the schemes it takes, and how it loads."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+CPU_SCHEMES = ("w8-sym", "w8-asym", "w4-sym-g32", "w4-asym-g64", "w4-asym-cw")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One back end.
+
+    Attributes:
+        load: Python that loads the package in `sys.argv[1]` with what a device has.
+        schemes: what it is tried with.
+        options: of a device it makes packages for.
+    """
+
+    load: str
+    schemes: tuple[str, ...] = CPU_SCHEMES
+    options: Mapping[str, str | int] = field(default_factory=dict)
+
+
+ROWS: dict[str, Row] = {
+    "null": Row("import json, sys; json.load(open(sys.argv[1] + '/null.json'))"),
+    "onnxruntime": Row("import onnxruntime_genai as g, sys; g.Tokenizer(g.Model(sys.argv[1])).encode('it')"),
+    "openvino": Row("import openvino_genai as g, sys; g.LLMPipeline(sys.argv[1], 'CPU').get_tokenizer().encode('it')"),
+}

@@ -1,0 +1,90 @@
+"""Measure a package whose device is not here: its weights on this CPU, its numerics in a simulator or an emulator."""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compile.package import Package
+from targets.status import Status
+from validate.answers import measure_answers
+from validate.fidelity import log_softmax, score_window, summarise
+from validate.golden import Golden
+from validate.measurement import DeviceGap, Fidelity, Measurement
+from validate.runtime import DEPLOYED, WEIGHTS, Coverage, Runtime
+from validate.windows import deployed_coverage, feed, measure_fidelity, weights_coverage
+
+Progress = Callable[[int, int], None]
+Floats = NDArray[np.float32]
+
+PERCENT = 100
+WEIGHTS_SHARE = 30  # of the progress bar
+
+
+def measure_stand_in(runtime: Runtime, package: Package, golden: Golden, progress: Progress) -> Measurement:
+    """Fidelity, the distance from this CPU, and answers where a pipeline runs; never latency, loading or memory."""
+    session = runtime.session(package.folder, package.settings, WEIGHTS)
+
+    def first_share(done: int, total: int) -> None:
+        progress(WEIGHTS_SHARE * done // total, PERCENT)
+
+    fidelity = {WEIGHTS: measure_fidelity(session, golden, weights_coverage(golden), first_share)}
+    del session
+    measured = Measurement(
+        fidelity=fidelity,
+        placements=runtime.placement(package.folder, package.settings),
+        environment=runtime.versions(),
+        stand_in=True,
+    )
+    if runtime.evidence is Status.PREPARED:
+        return measured
+    coverage = runtime.coverage or deployed_coverage(golden)
+    fidelity[DEPLOYED], gap = compare_with_cpu(runtime, package, golden, coverage, progress)
+    pipeline = runtime.pipeline(package.folder, package.settings)
+    spoken = measure_answers(pipeline, package, golden) if pipeline is not None else Measurement()
+    return dataclasses.replace(
+        measured,
+        ran=runtime.evidence,
+        device_gap=gap,
+        answers=spoken.answers,
+        tokenizer_agrees=spoken.tokenizer_agrees,
+        tokenizer_mismatches=spoken.tokenizer_mismatches,
+        chat=spoken.chat,
+    )
+
+
+def compare_with_cpu(
+    runtime: Runtime, package: Package, golden: Golden, coverage: Coverage, progress: Progress
+) -> tuple[Fidelity, DeviceGap]:
+    """Feed the same tokens to the stand-in and to this CPU: distance from the float model, and from each other."""
+    windows = golden.windows()[: coverage.windows]
+    session = runtime.session(package.folder, package.settings, DEPLOYED)
+    theirs: list[Floats] = []
+    for tokens, _ in windows:
+        theirs.append(feed(session, tokens[: coverage.tokens], coverage.prefill))
+        progress(WEIGHTS_SHARE + (PERCENT - WEIGHTS_SHARE) * len(theirs) // (len(windows) + 1), PERCENT)
+    del session
+    session = runtime.session(package.folder, package.settings, WEIGHTS)
+    ours = [feed(session, tokens[: coverage.tokens], coverage.prefill) for tokens, _ in windows]
+    scores = (
+        score_window(reference.first(coverage.tokens), logits, coverage.prefill)
+        for (_, reference), logits in zip(windows, theirs, strict=True)
+    )
+    return summarise(scores), measure_gap(zip(ours, theirs, strict=True))
+
+
+def measure_gap(pairs: Iterator[tuple[Floats, Floats]]) -> DeviceGap:
+    """Distance of the second of each pair of logits [positions, vocab] from the first, over the whole vocabulary."""
+    divergences, agreements = [], []
+    for cpu, device in pairs:
+        ours, theirs = log_softmax(cpu), log_softmax(device)
+        divergences.append((np.exp(ours, dtype=np.float64) * (ours - theirs)).sum(axis=-1))
+        agreements.append(cpu.argmax(axis=-1) == device.argmax(axis=-1))
+    kl = np.concatenate(divergences)
+    return DeviceGap(
+        kl_mean=float(kl.mean()),
+        kl_max=float(kl.max()),
+        top1=float(np.concatenate(agreements).mean()),
+        positions=len(kl),
+    )
