@@ -3,6 +3,9 @@
 A scheme's name is `w<bits>-<sym|asym>[-<group>]`: weights of 4 or 8 bits; symmetric (no zero point) or asymmetric;
 then, for 4 bits, how many weights along the reduction axis share a scale: `g64` is 64 of them, `cw` the whole channel.
 8-bit weights are always channel-wise, so `w8-sym` has no third part.
+
+A recipe's name (`quantize.recipe`) is a scheme's name and the steps that choose the numbers in it, as in
+`w4-sym-g64+keep20+gptq`. Only one step matters to a device: `keep`, which stores some of the weights in 8 bits.
 """
 
 import math
@@ -17,6 +20,7 @@ CHANNEL_WISE = -1
 PRECISIONS = ("int4", "int8")
 
 _SCHEME = re.compile(r"w(4|8)-(sym|asym)(?:-(cw|g[1-9][0-9]{0,3}))?", re.ASCII)
+_KEEP = re.compile(r"\+keep[0-9]+", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,13 +167,34 @@ def parse_scheme(name: str) -> tuple[int, bool, int]:
     raise UsageError(f"'{name}' is not the name of a scheme", "write one such as w4-sym-g64, w4-asym-cw, w8-sym")
 
 
-def precision_of(scheme: str) -> str:
-    """The precision class of a scheme's name, `int4` or `int8`: the key of its gates.
+def scheme_of(recipe: str) -> str:
+    """The scheme in the name of a recipe: what is in front of its first step."""
+    return recipe.partition("+")[0]
+
+
+def precision_of(recipe: str) -> str:
+    """The precision class of a recipe's or scheme's name, `int4` or `int8`: the key of its gates.
 
     Raises:
         UsageError: not a scheme's name.
     """
-    return f"int{parse_scheme(scheme)[0]}"
+    return f"int{parse_scheme(scheme_of(recipe))[0]}"
+
+
+def check_recipe(recipe: str, legality: str) -> None:
+    """Refuse a recipe whose weights the device of the legality table `legality` does not take.
+
+    Raises:
+        UsageError: as `check`, or the recipe keeps weights in 8 bits where the device takes none.
+    """
+    bits, symmetric, group_size = parse_scheme(scheme_of(recipe))
+    check(bits, symmetric, group_size, legality)
+    if _KEEP.search(recipe) and 8 not in LEGALITY[legality].weight_bits:
+        raise UsageError(
+            f"recipe {recipe} is not legal on {legality}: it keeps weights in 8 bits;"
+            f" {LEGALITY[legality].reasons['weight_bits']}",
+            f"write it without that step: '{_KEEP.sub('', recipe)}'",
+        )
 
 
 def legal_schemes(legality: str) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from targets.errors import UsageError
 from targets.gates import FieldError, Gates, Limits
-from targets.legality import PRECISIONS, check, parse_scheme, precision_of
+from targets.legality import PRECISIONS, check_recipe, precision_of
 from targets.names import choose, nearest, suggestion
 from targets.status import Status
 
@@ -47,7 +47,7 @@ class Runtime:
     Attributes:
         backend: the compile back end that makes its package: `openvino`, `onnxruntime`, `null` or one yet to come.
         legality: the table of `targets.legality` its weights are checked against.
-        schemes: the ladder of quantization schemes, from the smallest to the safest.
+        schemes: the ladder of quantization schemes or recipes, from the smallest to the safest.
         status: how far this release takes the package on a host that has the same kind of device.
         missing: why this release cannot make the package; exactly one of `status` and `missing` is given.
         next_step: what would make it possible; given with `missing`.
@@ -71,7 +71,7 @@ class Runtime:
         _require_unique("schemes", list(self.schemes))
         for scheme in self.schemes:
             try:
-                check(*parse_scheme(scheme), self.legality)
+                check_recipe(scheme, self.legality)
             except UsageError as error:
                 raise FieldError(error.what, error.help) from error
         _require(

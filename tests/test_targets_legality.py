@@ -11,6 +11,7 @@ from targets.legality import (
     check,
     check_context,
     check_operators,
+    check_recipe,
     legal_schemes,
     parse_scheme,
     precision_of,
@@ -166,3 +167,21 @@ def test_refused_operators_are_all_named() -> None:
     check_operators(["MatMul", "RMSNormalization"], "qualcomm-htp-v73")
     with pytest.raises(UsageError, match=r"Pow \(.*; com\.microsoft::GroupQueryAttention \("):
         check_operators(operators, "qualcomm-htp-v73")
+
+
+@pytest.mark.parametrize("recipe", ["w4-sym-cw+gptq+distill", "w4-sym-g128"])
+def test_the_steps_of_a_recipe_are_no_matter_of_legality(recipe: str) -> None:
+    check_recipe(recipe, "intel-npu-4000")
+    assert precision_of(recipe) == "int4"
+
+
+def test_a_recipe_that_keeps_8_bit_weights_is_refused_where_there_are_none() -> None:
+    check_recipe("w4-sym-cw+keep20+gptq", "openvino-cpu")
+    with pytest.raises(UsageError, match="keeps weights in 8 bits") as caught:
+        check_recipe("w4-sym-cw+keep20+gptq", "intel-npu-4000")
+    assert "'w4-sym-cw+gptq'" in caught.value.help
+
+
+def test_a_recipe_of_an_illegal_scheme_is_refused() -> None:
+    with pytest.raises(UsageError, match="scheme w4-sym-g64 is not legal"):
+        check_recipe("w4-sym-g64+gptq", "intel-npu-4000")
