@@ -1,12 +1,15 @@
 """Commands that build and judge: build, plan, validate, report."""
 
+import dataclasses
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from tapeout.output import echo_json
-from targets.errors import InputRefused
+from targets.errors import DeviceMissing, InputRefused, TapeoutError, UsageError
 from targets.status import Verdict
 
 if TYPE_CHECKING:
@@ -25,7 +28,21 @@ model_option = click.option(
     help="A catalog name, a Hugging Face folder, hf:owner/name@<40-hex>, or a GGUF file.",
 )
 precision_option = click.option(
-    "--precision", default="auto", show_default=True, help="auto (the smallest that passes), int8 or int4."
+    "--precision",
+    default="ladder",
+    show_default=True,
+    help="ladder (what the target names), int8, int4, or auto (search for the smallest that passes).",
+)
+text_option = click.option(
+    "--text",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help='Text to calibrate on, JSONL with {"text": ...} a line [sampled from the model].',
+)
+suite_option = click.option("--suite", is_flag=True, help="Run the in-vehicle suite and the stability prompts as well.")
+questions_option = click.option(
+    "--questions",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help='Multiple-choice questions, JSONL with {"question", "choices", "answer"} a line.',
 )
 strict_option = click.option("--strict", is_flag=True, help="End with 10 while anything is INCOMPLETE.")
 out_option = click.option(
@@ -38,12 +55,21 @@ format_option = click.option("--format", "form", type=FORMATS, default="text", s
 @click.argument("target")
 @model_option
 @precision_option
+@text_option
+@suite_option
+@questions_option
 @out_option
 @strict_option
 @format_option
 @click.pass_context
-def build(context: click.Context, /, target: str, model: str, precision: str, **options: object) -> None:
+def build(context: click.Context, /, target: str, model: str, precision: str, **options: Any) -> None:
     """Build the packages of TARGET, measure them and give the verdict."""
+    request = make_request(target, model, precision, context.obj.store_path)
+    run_request(context, with_files(request, options), options)
+
+
+def run_request(context: click.Context, request: "Request", options: Mapping[str, Any]) -> None:
+    """Build, show the report, and end with its exit code."""
     from rich.console import Console
 
     from tapeout.build import as_dictionary
@@ -54,15 +80,20 @@ def build(context: click.Context, /, target: str, model: str, precision: str, **
 
     console = Console(stderr=True)
     store = Store(context.obj.store_path, warn=lambda text: console.print(f"[yellow]warning:[/] {text}"))
-    request = make_request(target, model, precision, context.obj.store_path)
-    out = Path(str(options["out"]))
     with watch(console) as watcher:
-        built = run_build(request, store, out, watcher)
+        built = run_build(request, store, options["out"], watcher)
     if options["form"] == "json":
         echo_json(as_dictionary(built))
     else:
         render_terminal(built.report, console, built.folder / "report.html")
-    context.exit(exit_code(built.report, strict=bool(options["strict"])))
+    broken = [error for error in built.errors if not isinstance(error, DeviceMissing)]
+    context.exit(broken[0].exit_code if broken else exit_code(built.report, strict=bool(options["strict"])))
+
+
+def with_files(request: "Request", options: Mapping[str, Any]) -> "Request":
+    """The request with the user's own files and suites."""
+    text, questions = (options[name] and str(options[name].resolve()) for name in ("text", "questions"))
+    return dataclasses.replace(request, suite=options["suite"], text=text, questions=questions)
 
 
 def make_request(target: str, model: str, precision: str, store: Path) -> "Request":
@@ -112,9 +143,14 @@ def plan(context: click.Context, target: str, model: str, precision: str, form: 
 @click.argument("bundle", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for the new reports [BUNDLE-validation].")
 @strict_option
+@click.option("--on", "device", metavar="[USER@]HOST[:PORT]", help="Measure on this device, over SSH.")
+@click.option("--on-device", "parts", multiple=True, help="Which device of the target it is; may be repeated.")
+@click.option("--on-python", default="python3", show_default=True, help="Interpreter on the device.")
+@click.option("--on-folder", default="~/.cache/tapeout", show_default=True, help="Where copies are kept on the device.")
+@click.option("--on-timeout", default=3600, show_default=True, help="Seconds one package may take on the device.")
 @click.pass_context
-def validate(context: click.Context, bundle: Path, out: Path | None, strict: bool) -> None:
-    """Measure the packages of BUNDLE on this machine and judge them again."""
+def validate(context: click.Context, /, bundle: Path, out: Path | None, strict: bool, **options: Any) -> None:
+    """Measure the packages of BUNDLE on this machine, or on a device, and judge them again."""
     from rich.console import Console
 
     from tapeout.revalidate import revalidate
@@ -122,9 +158,41 @@ def validate(context: click.Context, bundle: Path, out: Path | None, strict: boo
 
     console = Console(stderr=True)
     folder = out or bundle.resolve().parent / f"{bundle.resolve().name}-validation"
-    report = revalidate(bundle, folder, lambda text: console.print(text, markup=False, highlight=False))
+    error: TapeoutError | None = None
+
+    def say(text: str) -> None:
+        console.print(text, markup=False, highlight=False)
+
+    if options["device"] is None:
+        refuse_lonely(context)
+        report = revalidate(bundle, folder, say)
+    else:
+        report, error = validate_there(bundle, folder, options, say)
     render_terminal(report, console, folder / "report.html")
+    if error is not None:
+        raise error
     context.exit(exit_code(report, strict=strict))
+
+
+def refuse_lonely(context: click.Context) -> None:
+    """Refuse options that say how to use a device when none is named."""
+    names = ("parts", "on_python", "on_folder", "on_timeout")
+    given = [name for name in names if context.get_parameter_source(name) is not ParameterSource.DEFAULT]
+    if given:
+        raise UsageError("options of --on without --on", "name the device with --on user@host")
+
+
+def validate_there(
+    bundle: Path, out: Path, options: Mapping[str, Any], say: Callable[[str], None]
+) -> "tuple[Report, TapeoutError | None]":
+    """(the merged report, the first error of a package that the device could not run)."""
+    from tapeout.remote import validate_on
+    from tapeout.remote_place import Place, parse_place, ssh_client
+
+    host, port = parse_place(options["device"])
+    place = Place(host, port, options["on_python"], options["on_folder"], options["on_timeout"], ssh_client())
+    validated = validate_on(place, bundle, out, options["parts"], say)
+    return validated.report, validated.errors[0] if validated.errors else None
 
 
 @click.command()

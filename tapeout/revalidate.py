@@ -16,11 +16,15 @@ from tapeout.values import from_json
 from targets.errors import IntegrityError, UsageError
 from targets.target import Target
 from validate.assemble import Built, assemble_devices, headline
+from validate.golden import Golden
 from validate.latency import LatencyPlan
-from validate.measure import Measured, measure_package, now
+from validate.measure import Measured, References, measure_package, now
 from validate.report import Report, read_report
 
 Say = Callable[[str], None]
+
+# What a manifest says of a package beside the package's own fields.
+ENTRY_ONLY = frozenset({"device", "status", "verdict", "recipe", "digest"})
 
 
 @dataclass(frozen=True)
@@ -65,11 +69,11 @@ def revalidate(bundle: Path, out: Path, say: Say) -> Report:
     """
     opened = open_bundle(bundle, out)
     manifest, target = opened.manifest, opened.target
-    golden = from_json("validate.golden:Golden", manifest["golden"], bundle / "golden")
+    references = read_references(bundle, manifest)
     built = []
     for path, package in manifest["packages"].items():
         say(f"validate {path}")
-        built.append(measure(bundle / path, package, golden, target.prompt_lengths))
+        built.append(measure(bundle / path, package, references, target.prompt_lengths))
     devices = assemble_devices(target, built)
     verdict, sentence = headline(target, devices)
     report = dataclasses.replace(
@@ -85,18 +89,28 @@ def revalidate(bundle: Path, out: Path, say: Say) -> Report:
     return report
 
 
-def measure(folder: Path, package: dict[str, Any], golden: Any, prompt_lengths: tuple[int, ...]) -> Built:
+def read_references(bundle: Path, manifest: Mapping[str, Any]) -> References:
+    """What the float model says, as the bundle carries it."""
+    golden: Golden = from_json("validate.golden:Golden", manifest["golden"], bundle / "golden")
+    if manifest["experience"] is None:
+        return References(golden)
+    return References(
+        golden, from_json("validate.experience:Experience", manifest["experience"], bundle / "experience")
+    )
+
+
+def measure(folder: Path, package: dict[str, Any], references: References, prompt_lengths: tuple[int, ...]) -> Built:
     """One package of the bundle, measured here."""
     loaded = load_package(package, folder)
     with tempfile.TemporaryDirectory() as scratch:
         plan = LatencyPlan(prompt_lengths=prompt_lengths)
-        measured: Measured = measure_package(loaded, golden, plan, Path(scratch), lambda done, total: None)
-    return Built(package["device"], loaded.backend, loaded.scheme, loaded, package["digest"], measured.measurement)
+        measured: Measured = measure_package(loaded, references, plan, Path(scratch), lambda done, total: None)
+    return Built(package["device"], loaded.backend, package["recipe"], loaded, package["digest"], measured.measurement)
 
 
 def package_fields(package: Mapping[str, Any]) -> dict[str, Any]:
     """A manifest's entry without what the bundle says of the package: the fields of `compile.package.Package`."""
-    return {name: value for name, value in package.items() if name not in {"device", "status", "verdict", "digest"}}
+    return {name: value for name, value in package.items() if name not in ENTRY_ONLY}
 
 
 def load_package(package: Mapping[str, Any], folder: Path) -> Package:
