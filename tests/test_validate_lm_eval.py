@@ -1,0 +1,113 @@
+"""The three kinds of request of lm-evaluation-harness, on a hub; the harness itself only where it is installed."""
+
+import importlib.util
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from export.hub import OnnxModel
+from export.parity import HubSession
+from targets.errors import DeviceMissing, UsageError
+from validate.lm_eval_model import SessionScorer, cut, harness_model
+from validate.vehicle_session import HubStepping, log_likelihoods
+
+
+@pytest.fixture
+def scorer(tiny_hub: OnnxModel) -> SessionScorer:
+    session = HubStepping(HubSession(tiny_hub.graph, tiny_hub.facts))
+    made = SessionScorer(session, tiny_hub.folder, tiny_hub.facts.max_positions)
+    made.ends = made.ends or [0]
+    return made
+
+
+def one_pass(hub: OnnxModel, ids: list[int], count: int) -> tuple[float, bool]:
+    """Log-likelihood of the last `count` ids, and whether each is the most likely, in one pass."""
+    logits = HubSession(hub.graph, hub.facts).step(np.array([ids]))[0][-count - 1 : -1]
+    return float(log_likelihoods(logits, ids[-count:]).sum()), logits.argmax(axis=1).tolist() == ids[-count:]
+
+
+def test_a_continuation_is_scored_as_in_one_pass(tiny_hub: OnnxModel, scorer: SessionScorer) -> None:
+    context, text = "The road is", " long and dry"
+    ids = scorer.encode(context + text)
+    count = len(ids) - len(scorer.encode(context))
+    found = scorer.continuation(context, text)
+    assert found[0] == pytest.approx(one_pass(tiny_hub, ids, count)[0], abs=1e-4)
+    assert found[1] == one_pass(tiny_hub, ids, count)[1]
+    assert scorer.continuation(context + " ", text.lstrip())[0] == pytest.approx(found[0], abs=1e-4)
+
+
+def test_pieces_of_a_step_change_nothing(scorer: SessionScorer, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = scorer.continuation("The road is long and", " dry, and the sun is high")
+    monkeypatch.setattr("validate.lm_eval_model.AT_ONCE", 3)
+    pieces = scorer.continuation("The road is long and", " dry, and the sun is high")
+    assert pieces[0] == pytest.approx(whole[0], abs=1e-4)
+
+
+def test_what_greedy_decoding_writes_is_greedy(scorer: SessionScorer) -> None:
+    ids = scorer.encode("Hello")
+    session = scorer.session
+    session.reset()
+    token = int(session.step(np.array(ids))[-1].argmax())
+    assert scorer.score(ids, [token])[1]
+    assert not scorer.score(ids, [token + 1])[1]
+
+
+def test_a_context_that_does_not_fit_loses_its_beginning(scorer: SessionScorer) -> None:
+    ids = scorer.encode("word " * 200)
+    assert len(ids) > scorer.max_positions
+    kept = ids[-(scorer.max_positions - 2) :]
+    assert scorer.score(ids, [5, 6])[0] == pytest.approx(scorer.score(kept, [5, 6])[0], abs=1e-4)
+
+
+def test_a_whole_text_is_scored_token_by_token_in_pieces(scorer: SessionScorer) -> None:
+    text = "A long way from home, the small dog waited."
+    ids = scorer.encode(text)
+    wanted = scorer.score([scorer.beginning()], ids)[0]
+    assert scorer.whole_text(text) == pytest.approx(wanted, abs=1e-4)
+    scorer.max_positions = 4
+    pieces = scorer.whole_text(text)
+    assert math.isfinite(pieces)
+    assert pieces != pytest.approx(wanted, abs=1e-4)
+
+
+def test_generation_ends_at_a_stop_text_or_the_limit(scorer: SessionScorer) -> None:
+    text = scorer.generate("Hello", {"until": [], "max_gen_toks": 6})
+    assert len(scorer.encode(text)) >= 1
+    stop = text[2:4]
+    assert scorer.generate("Hello", {"until": [stop], "max_gen_toks": 6}) == text[: text.index(stop)]
+    assert cut("abcab", ["ca", "b"]) == "a"
+    assert cut("abc", []) == "abc"
+
+
+def test_a_text_without_context_needs_a_token_in_front(scorer: SessionScorer) -> None:
+    scorer.ends = []
+    with pytest.raises(UsageError, match="token in front"):
+        scorer.whole_text("a")
+
+
+def test_end_tokens_are_read_from_the_package(tiny_hub: OnnxModel, tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_bytes((tiny_hub.folder / "tokenizer.json").read_bytes())
+    session = HubStepping(HubSession(tiny_hub.graph, tiny_hub.facts))
+    for stored, wanted in (([3, 4], [3, 4]), (5, [5]), (None, [])):
+        (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": stored}))
+        assert SessionScorer(session, tmp_path, 64).ends == wanted
+
+
+@pytest.mark.skipif(importlib.util.find_spec("lm_eval") is not None, reason="lm-eval is installed")
+def test_without_the_harness_the_error_says_what_to_install(tiny_hub: OnnxModel) -> None:
+    session = HubStepping(HubSession(tiny_hub.graph, tiny_hub.facts))
+    with pytest.raises(DeviceMissing, match="not installed"):
+        harness_model(session, tiny_hub.folder, 64)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("lm_eval") is None, reason="lm-eval is in no environment of the build")
+def test_the_harness_gets_the_scores(tiny_hub: OnnxModel, scorer: SessionScorer) -> None:
+    instance = importlib.import_module("lm_eval.api.instance").Instance
+    model = harness_model(HubStepping(HubSession(tiny_hub.graph, tiny_hub.facts)), tiny_hub.folder, 64)
+    asked = [instance("loglikelihood", {}, ("The road is", " long"), 0)]
+    assert model.loglikelihood(asked)[0][0] == pytest.approx(scorer.continuation("The road is", " long")[0], abs=1e-4)
+    generated = model.generate_until([instance("generate_until", {}, ("Hello", {"until": [], "max_gen_toks": 4}), 0)])
+    assert generated == [scorer.generate("Hello", {"until": [], "max_gen_toks": 4})]
