@@ -19,6 +19,8 @@ from validate.fidelity import Reference, compact, log_softmax
 
 ARRAYS = "golden.npz"
 ANSWERS = "answers.json"
+LONG = "long.npz"
+LONG_STEP = 256  # tokens of the long text at a time: logits of all of it at once would take 300 MB
 
 Progress = Callable[[int, int], None]
 
@@ -37,6 +39,8 @@ class GoldenPlan:
         prompts: requests answered greedily.
         answer_tokens: longest answer.
         seed: of the sample.
+        long_tokens: of the one long text; 0 for none. A shorter context or too little text makes it shorter.
+        long_after: tokens of it that come before the first position compared.
     """
 
     windows: int = 8
@@ -48,6 +52,8 @@ class GoldenPlan:
     prompts: int = 6
     answer_tokens: int = 20
     seed: int = 20260101
+    long_tokens: int = 1536
+    long_after: int = 1024
 
 
 @dataclass(frozen=True)
@@ -65,11 +71,12 @@ class Golden:
     """A folder with the reference of one model.
 
     Attributes:
-        folder: `golden.npz` and `answers.json`.
+        folder: `golden.npz`, `answers.json` and, where there is a long text, `long.npz`.
         plan: how much it holds.
         text_digest: SHA-256 of the text and the prompts.
         perplexity: of the float model on the windows.
         positions: windows times tokens.
+        long_positions: of the long text that are compared; 0 without one.
     """
 
     folder: Path
@@ -77,21 +84,15 @@ class Golden:
     text_digest: str
     perplexity: float
     positions: int
+    long_positions: int = 0
 
     def windows(self) -> list[tuple[NDArray[np.int64], Reference]]:
         """Each window's tokens [window_tokens] and its reference."""
-        with np.load(self.folder / ARRAYS, allow_pickle=False) as arrays:
-            stored = {name: arrays[name] for name in arrays.files}
-        result = []
-        for index, tokens in enumerate(stored["tokens"].astype(np.int64)):
-            row = {name: stored[name][index] for name in stored if name != "tokens"}
-            targets = np.append(tokens[1:], -1)
-            row_ids = row["ids"].astype(np.int64)
-            reference = Reference(
-                row_ids, row["log_probs"], row["tail_mass"], targets, row["target_log_probs"], self.plan.top
-            )
-            result.append((tokens, reference))
-        return result
+        return read_arrays(self.folder / ARRAYS, self.plan.top)
+
+    def long(self) -> tuple[NDArray[np.int64], Reference] | None:
+        """The long text's tokens [n] and the reference of its last `long_positions`, or None when there is none."""
+        return read_arrays(self.folder / LONG, self.plan.top)[0] if self.long_positions else None
 
     def answers(self) -> list[GoldenAnswer]:
         """The greedy answers."""
@@ -134,7 +135,7 @@ def measure_golden(hub: OnnxModel, plan: GoldenPlan, out: Path, progress: Progre
     session = HubSession(hub.graph, hub.facts)
     rng = np.random.default_rng(plan.seed)
     tokens = window_tokens(tokenizer, plan)
-    total = plan.windows + plan.prompts
+    total = plan.windows + plan.prompts + 1
     references = []
     for index, window in enumerate(tokens):
         session.reset()
@@ -147,9 +148,53 @@ def measure_golden(hub: OnnxModel, plan: GoldenPlan, out: Path, progress: Progre
     for index, user in enumerate(prompts()[: plan.prompts]):
         answers.append(answer_greedily(session, tokenizer, hub.folder, user, plan.answer_tokens))
         progress(plan.windows + index + 1, total)
+    long_positions = measure_long(session, tokenizer, hub, plan, out)
+    progress(total, total)
     (out / ANSWERS).write_text(json.dumps(answers, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     loss = np.mean([-reference.target_log_probs[:-1].mean(dtype=np.float64) for reference in references])
-    return Golden(out, plan, text_digest(), float(np.exp(loss)), int(tokens.size))
+    return Golden(out, plan, text_digest(), float(np.exp(loss)), int(tokens.size), long_positions)
+
+
+def measure_long(session: HubSession, tokenizer: Any, hub: OnnxModel, plan: GoldenPlan, out: Path) -> int:
+    """Write the reference of the long text's positions after `plan.long_after`.
+
+    Returns:
+        How many there are: 0 when the plan, the model's context or the text has no room for any.
+    """
+    tokens = long_text(tokenizer, plan)[: min(plan.long_tokens, hub.facts.max_positions)]
+    positions = len(tokens) - plan.long_after
+    if positions < 1:
+        return 0
+    session.reset()
+    for start in range(0, plan.long_after, LONG_STEP):
+        session.step(tokens[None, start : min(start + LONG_STEP, plan.long_after)])
+    starts = range(plan.long_after, len(tokens), LONG_STEP)
+    logits = np.concatenate([session.step(tokens[None, start : start + LONG_STEP])[0] for start in starts])
+    top = min(plan.top, hub.facts.vocab_size - 1)
+    rng = np.random.default_rng((plan.seed, plan.long_tokens))
+    reference = compact(log_softmax(logits), tokens[plan.long_after :], top, plan.sampled, rng)
+    write_arrays(out / LONG, tokens[None], [reference], hub.facts.vocab_size)
+    return positions
+
+
+def long_text(tokenizer: Any, plan: GoldenPlan) -> NDArray[np.int64]:
+    """[n] ids of the golden texts that are no window, then of those that are, one after the other."""
+    passages = [*texts()[plan.windows :], *texts()[: plan.windows]]
+    return np.array(tokenizer.encode("\n\n".join(passages), add_special_tokens=False).ids, dtype=np.int64)
+
+
+def read_arrays(path: Path, top: int) -> list[tuple[NDArray[np.int64], Reference]]:
+    """Each text's tokens [n] and the reference of its last positions, as many as are stored."""
+    with np.load(path, allow_pickle=False) as arrays:
+        stored = {name: arrays[name] for name in arrays.files}
+    result = []
+    for index, tokens in enumerate(stored["tokens"].astype(np.int64)):
+        row = {name: stored[name][index] for name in stored if name != "tokens"}
+        ids = row["ids"].astype(np.int64)
+        targets = np.append(tokens[1:], -1)[len(tokens) - len(ids) :]
+        reference = Reference(ids, row["log_probs"], row["tail_mass"], targets, row["target_log_probs"], top)
+        result.append((tokens, reference))
+    return result
 
 
 def window_tokens(tokenizer: Any, plan: GoldenPlan) -> NDArray[np.int64]:
