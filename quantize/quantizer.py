@@ -1,15 +1,20 @@
-"""Hub -> Quantized: round the weights to a scheme's grid, once, for every runtime."""
+"""Hub -> Quantized: put the weights on a recipe's grid, once, for every runtime."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from export.hub import GRAPH, WEIGHTS, OnnxModel, copy_side_files
 from export.model import ModelFacts
-from quantize.scheme import parse_scheme
-from quantize.weight import digest_weights
-from targets.errors import StageFailed
-from targets.legality import CHANNEL_WISE
+from quantize.calibrated import CalibratedInputs, quantize_decoder
+from quantize.precision import conditions
+from quantize.recipe import ClipPlan, Recipe, parse_recipe, recipe_name
+from quantize.weight import QuantizedWeight, digest_weights
+from targets.errors import StageFailed, UsageError
+
+if TYPE_CHECKING:
+    from quantize.hub_weights import WeightUse
 
 # Offered in place of one that does not divide a weight's input channels.
 GROUP_SIZES = (128, 64, 32)
@@ -24,11 +29,15 @@ class QuantizedModel:
     Attributes:
         folder: `model.onnx`, its weights, the configuration and the tokenizer.
         facts: the architecture and its provenance.
-        scheme: name of the scheme.
+        scheme: name of the scheme: the format of every linear weight that the recipe did not keep in 8 bits.
         counts: number of weights by code width (`int4`, `int8`); never all zero.
         weights: digest of each quantized weight by name, as `QuantizedWeight.digest` defines it.
         weights_digest: one digest over `weights`.
         weight_bytes: size of all stored weights.
+        recipe: name of the recipe, as `quantize.recipe` spells it; the scheme alone when rounded to nearest.
+        calibration: digest of the calibration tokens, or None when none were looked at.
+        kept: the linear weights that stay in 8 bits though the scheme has fewer.
+        conditions: what the last bits of a calibrated weight depend on beside its inputs; empty when not calibrated.
     """
 
     folder: Path
@@ -38,6 +47,10 @@ class QuantizedModel:
     weights: dict[str, str]
     weights_digest: str
     weight_bytes: int
+    recipe: str = ""
+    calibration: str | None = None
+    kept: tuple[str, ...] = ()
+    conditions: dict[str, str] = field(default_factory=dict)
 
     @property
     def graph(self) -> Path:
@@ -45,55 +58,123 @@ class QuantizedModel:
         return self.folder / GRAPH
 
 
-def quantize_model(hub: OnnxModel, scheme_name: str, out: Path, progress: Progress) -> QuantizedModel:
+def quantize_model(
+    hub: OnnxModel, recipe: Recipe | str, out: Path, progress: Progress, inputs: CalibratedInputs | None = None
+) -> QuantizedModel:
     """Quantize every linear weight, the embedding table and the head of `hub`.
 
     Args:
         hub: the float model; not changed.
-        scheme_name: a name of the grammar in `quantize.scheme`.
+        recipe: a recipe, or its name in the grammar of `quantize.recipe`.
         out: an empty folder.
-        progress: called with (weights done, weights in all).
+        progress: called with (work done, work in all).
+        inputs: what a calibrated recipe looks at.
 
     Raises:
-        StageFailed: nothing was quantized, or a weight does not fit the scheme's group size.
+        StageFailed: nothing was quantized, the scheme's groups fit no weight, or the calibrated decoder
+            and the hub do not have the same weights.
+        UsageError: the recipe is calibrated, and `inputs` are missing.
     """
     import onnx_ir as ir
 
     from quantize.hub_weights import find_weights, replace_weight
-    from quantize.nncf_backend import quantize_weight
 
-    scheme = parse_scheme(scheme_name)
+    plan = parse_recipe(recipe) if isinstance(recipe, str) else recipe
     model = ir.load(hub.graph)
     uses = find_weights(model, hub.facts.vocab_size)
-    digests: dict[str, str] = {}
+    refuse_useless_groups(plan, [use.in_channels for use in uses if not use.embedding])
+    weights = recipe_weights(plan, uses, inputs, progress)
     counts: dict[str, int] = {}
     for use in uses:
-        how = scheme.embedding if use.embedding else scheme
-        refuse_ragged_groups(use.name, use.in_channels, how.group_size)
-        weight = quantize_weight(use.array(), how)
-        replace_weight(model, use, weight)
-        digests[use.name] = weight.digest()
-        counts[f"int{weight.bits}"] = counts.get(f"int{weight.bits}", 0) + 1
-        progress(len(digests), len(uses))
-    if not counts.get(scheme.precision):
+        replace_weight(model, use, weights[use.name])
+        counts[f"int{weights[use.name].bits}"] = counts.get(f"int{weights[use.name].bits}", 0) + 1
+    if not counts.get(plan.format.precision):
         raise StageFailed(
-            f"{scheme_name} quantized no weight of the hub", "report this model: its weights were not found"
+            f"{recipe_name(plan)} quantized no weight of the hub", "report this model: its weights were not found"
         )
     ir.save(model, out / GRAPH, external_data=WEIGHTS)
     copy_side_files(hub.folder, out)
-    size = (out / WEIGHTS).stat().st_size
-    return QuantizedModel(out, hub.facts, scheme_name, counts, digests, digest_weights(digests), size)
+    digests = {use.name: weights[use.name].digest() for use in uses}
+    kept = (use.name for use in uses if not use.embedding and weights[use.name].bits > plan.format.bits)
+    calibrated = inputs is not None and plan.calibrated
+    return QuantizedModel(
+        folder=out,
+        facts=hub.facts,
+        scheme=plan.scheme,
+        counts=counts,
+        weights=digests,
+        weights_digest=digest_weights(digests),
+        weight_bytes=(out / WEIGHTS).stat().st_size,
+        recipe=recipe_name(plan),
+        calibration=inputs.calibration.digest if inputs is not None and calibrated else None,
+        kept=tuple(kept),
+        conditions=conditions() if calibrated else {},
+    )
 
 
-def refuse_ragged_groups(name: str, in_channels: int, group_size: int) -> None:
-    """Refuse a group size that does not divide a weight's input channels.
+def recipe_weights(
+    recipe: Recipe, uses: "list[WeightUse]", inputs: CalibratedInputs | None, progress: Progress
+) -> dict[str, QuantizedWeight]:
+    """The quantized weight of every use by name.
+
+    Embedding tables and heads are rounded to nearest in every recipe: in 8 bits there is nothing to gain.
 
     Raises:
-        StageFailed: names the weight and what divides it.
+        StageFailed: the calibrated decoder and the hub do not have the same weights.
+        UsageError: as `quantize_model`.
     """
-    if group_size != CHANNEL_WISE and in_channels % group_size:
-        fitting = [f"g{size}" for size in GROUP_SIZES if in_channels % size == 0]
+    from quantize.nncf_backend import quantize_weight
+
+    plain = uses if recipe.rounding is None and not recipe.calibrated else [use for use in uses if use.embedding]
+    found: dict[str, QuantizedWeight] = {}
+    for use in plain:
+        scheme = recipe.format.embedding if use.embedding else recipe.format.for_inputs(use.in_channels)
+        found[use.name] = quantize_weight(use.array(), scheme)
+        progress(len(found), len(uses))
+    rest = [use for use in uses if use.name not in found]
+    if not rest:
+        return found
+    if not recipe.calibrated:
+        return found | clipped(recipe, rest, lambda done, _: progress(len(found) + done, len(uses)))
+    if inputs is None:
+        raise UsageError(f"{recipe_name(recipe)} needs calibration text and the float model", "calibrate first")
+    placed = quantize_decoder(recipe, inputs, found, progress)
+    strange = {use.name for use in rest} ^ set(placed)
+    if strange:
         raise StageFailed(
-            f"{name} has {in_channels} input channels, which groups of {group_size} do not divide",
+            f"the hub and the float model do not have the same weights: {', '.join(sorted(strange)[:3])}",
+            "export the hub from this model",
+        )
+    return found | {name: weight.quantized() for name, weight in placed.items()}
+
+
+def clipped(recipe: Recipe, uses: "list[WeightUse]", progress: Progress) -> dict[str, QuantizedWeight]:
+    """Weights rounded one by one, each with the scales of least squared error."""
+    import torch
+
+    from quantize.grid import fit
+
+    plan = recipe.rounding if isinstance(recipe.rounding, ClipPlan) else ClipPlan()
+    found: dict[str, QuantizedWeight] = {}
+    for use in uses:
+        found[use.name] = fit(
+            torch.from_numpy(use.array()), recipe.format.for_inputs(use.in_channels), plan
+        ).quantized()
+        progress(len(found), len(uses))
+    return found
+
+
+def refuse_useless_groups(recipe: Recipe, in_channels: list[int]) -> None:
+    """Refuse a group size that divides no weight's input channels: all of them would be channel-wise.
+
+    Raises:
+        StageFailed: names the sizes and what divides them all.
+    """
+    if in_channels and all(recipe.format.for_inputs(size) != recipe.format for size in in_channels):
+        sizes = sorted(set(in_channels))
+        fitting = [f"g{group}" for group in GROUP_SIZES if all(size % group == 0 for size in sizes)]
+        raise StageFailed(
+            f"no weight has input channels that groups of {recipe.format.group_size} divide: "
+            f"there are {', '.join(map(str, sizes))}",
             f"choose a scheme that ends in {' or '.join((*fitting, 'cw'))}",
         )

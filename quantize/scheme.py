@@ -7,11 +7,14 @@ The names follow the grammar of `targets.legality`, decoded:
     w4-sym-g64        4-bit weights, symmetric, one scale per 64 consecutive input channels
     w4-asym-cw        4-bit weights with a zero point, one scale per output channel ("channel-wise")
 
+A weight whose input channels the group size does not divide is channel-wise: `w4-sym-g128` of a model with 576
+features and 1536 inside its feed-forward has groups in the down projections alone.
+
 Activations stay in floating point in every scheme. The embedding table and the head of a 4-bit scheme are 8-bit
 with the same symmetry: they are a fifth of a small model's bytes and most of its loss.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from targets import legality
 from targets.errors import UsageError
@@ -47,6 +50,15 @@ class Scheme:
     def embedding(self) -> "Scheme":
         """The scheme of the embedding table and the head."""
         return Scheme(8, self.symmetric)
+
+    def for_inputs(self, in_channels: int) -> "Scheme":
+        """This scheme for a weight of so many input channels: channel-wise where its groups do not divide them.
+
+        No runtime of ours stores a last group that is shorter than the others.
+        """
+        if self.group_size == CHANNEL_WISE or in_channels % self.group_size == 0:
+            return self
+        return replace(self, group_size=CHANNEL_WISE)
 
 
 def known_schemes() -> tuple[str, ...]:

@@ -1,4 +1,5 @@
-import dataclasses
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,22 +8,24 @@ import onnx_ir as ir
 import pytest
 
 from export.digest import list_files
-from export.hub import GRAPH, SIDE_FILES, WEIGHTS, OnnxModel
+from export.hub import GRAPH, SIDE_FILES, WEIGHTS, OnnxModel, export_hub
+from export.model import Model, import_model
 from export.parity import HubSession
+from export.source import LocalFolder
+from quantize.calibrated import CalibratedInputs
 from quantize.hub_weights import find_weights, quantized_weights
-from quantize.quantizer import quantize_model, refuse_ragged_groups
+from quantize.quantizer import quantize_model, refuse_useless_groups
+from quantize.recipe import Recipe, parse_recipe
 from quantize.scheme import parse_scheme
 from quantize.weight import digest_weights
 from targets.errors import StageFailed, UsageError
 from targets.legality import CHANNEL_WISE
 from tests.conftest import SCHEMES, VARIANTS, Hubs, Quantized, QuantizedVariants
+from tests.tiny_calibration import ignore, tiny_inputs
+from tests.tiny_folder import edit, write_folder
 
 # The largest error of the tiny decoders' logits, relative to their size: 2.4 % and 34 % when this was written.
 MAX_ERROR = {"int8": 0.05, "int4": 0.5}
-
-
-def ignore(done: int, total: int) -> None:
-    """A progress that nobody watches."""
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
@@ -106,22 +109,100 @@ def test_progress_counts_every_weight(tiny_hub: OnnxModel, tmp_path: Path) -> No
     assert {total for _, total in seen} == {15}
 
 
-def test_a_group_size_that_does_not_divide_is_refused(tiny_hub: OnnxModel, tmp_path: Path) -> None:
-    with pytest.raises(
-        StageFailed, match=r"q_proj\.weight has 64 input channels, which groups of 128 do not"
-    ) as caught:
-        quantize_model(tiny_hub, "w4-sym-g128", tmp_path, ignore)
-    assert caught.value.help == "choose a scheme that ends in g64 or g32 or cw"
+def test_a_group_size_that_divides_no_weight_is_refused(tiny_hub: OnnxModel, tmp_path: Path) -> None:
+    with pytest.raises(StageFailed, match="no weight has input channels that groups of 256 divide: there are 64, 128"):
+        quantize_model(tiny_hub, "w4-sym-g256", tmp_path, ignore)
     assert not list(tmp_path.iterdir())
 
 
-def test_channel_wise_fits_any_weight() -> None:
-    refuse_ragged_groups("w", 7, CHANNEL_WISE)
-    refuse_ragged_groups("w", 192, 64)
+def test_where_groups_do_not_divide_a_weight_is_channel_wise(tmp_path: Path, new_folder: Callable[[str], Path]) -> None:
+    """As in SmolLM2, whose 576 features are no multiple of 128: its down projections alone have groups."""
+    source = write_folder(new_folder("wide"), hidden_size=48, num_attention_heads=4, intermediate_size=96)
+    hub = export_hub(import_model(LocalFolder(source), new_folder("model"), new_folder("downloads")), new_folder("hub"))
+    quantized = quantize_model(hub, "w4-sym-g32", tmp_path, ignore)
+    for name, _, weight in quantized_weights(ir.load(quantized.graph)):
+        grouped = "down_proj" in name
+        assert weight.group_size == (32 if grouped else weight.codes.shape[1])
+    assert quantized.scheme == "w4-sym-g32"
+
+
+def test_the_help_names_what_divides_every_weight() -> None:
     with pytest.raises(StageFailed) as caught:
-        refuse_ragged_groups("w", 7, 64)
-    assert caught.value.what.startswith("w has 7 input channels")
-    assert caught.value.help == "choose a scheme that ends in cw"
+        refuse_useless_groups(parse_recipe("w4-sym-g256"), [64, 192])
+    assert caught.value.help == "choose a scheme that ends in g64 or g32 or cw"
+    refuse_useless_groups(parse_recipe("w4-sym-g128"), [192, 256])
+    refuse_useless_groups(parse_recipe("w4-sym-cw"), [7])
+
+
+RECIPES = ("w4-sym-g32+clip", "w8-asym+clip", "w4-asym-cw+gptq", "w4-sym-g32+keep30+gptq", "w4-sym-cw+distill")
+
+
+@pytest.fixture(scope="module")
+def calibrated(tiny_model: Model, tmp_path_factory: pytest.TempPathFactory) -> CalibratedInputs:
+    return tiny_inputs(tiny_model, tmp_path_factory.mktemp("inputs"))
+
+
+def short(name: str) -> Recipe:
+    recipe = parse_recipe(name)
+    return replace(recipe, tuning=replace(recipe.tuning, steps=4)) if recipe.tuning else recipe
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_is_carried_out_and_says_so(
+    tiny_hub: OnnxModel, calibrated: CalibratedInputs, tmp_path: Path, name: str
+) -> None:
+    seen: list[tuple[int, int]] = []
+    recipe = short(name)
+    quantized = quantize_model(tiny_hub, recipe, tmp_path, lambda *done: seen.append(done), calibrated)
+    assert (quantized.recipe, quantized.scheme) == (name, recipe.scheme)
+    assert quantized.calibration == (calibrated.calibration.digest if recipe.calibrated else None)
+    assert bool(quantized.conditions) == recipe.calibrated
+    assert seen[-1][0] == seen[-1][1]
+    assert calibrated.sensitivity is not None
+    kept = calibrated.sensitivity.keep(recipe.keep)
+    assert set(quantized.kept) == kept
+    for weight_name, _, weight in quantized_weights(ir.load(quantized.graph)):
+        assert weight.digest() == quantized.weights[weight_name]
+        eight = weight_name in kept or "embed" in weight_name
+        assert weight.bits == (8 if eight else recipe.format.bits)
+    expected = HubSession(tiny_hub.graph, tiny_hub.facts).step(np.arange(40)[None])
+    found = HubSession(quantized.graph, tiny_hub.facts).step(np.arange(40)[None])
+    error = float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
+    assert 1e-4 < error < MAX_ERROR[recipe.format.precision]
+
+
+@pytest.mark.parametrize("name", ["w4-sym-g32+keep30+gptq", "w4-sym-cw+distill"])
+def test_the_same_recipe_gives_the_same_bytes(
+    tiny_hub: OnnxModel, calibrated: CalibratedInputs, new_folder: Callable[[str], Path], name: str
+) -> None:
+    first, second = (quantize_model(tiny_hub, short(name), new_folder("q"), ignore, calibrated) for _ in range(2))
+    assert list_files(first.folder) == list_files(second.folder)
+    assert replace(first, folder=second.folder) == second
+
+
+def test_a_calibrated_recipe_says_what_it_needs(
+    tiny_hub: OnnxModel, calibrated: CalibratedInputs, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match=r"w4-sym-cw\+gptq needs calibration text"):
+        quantize_model(tiny_hub, "w4-sym-cw+gptq", tmp_path, ignore)
+    without = replace(calibrated, sensitivity=None)
+    with pytest.raises(UsageError, match="their sensitivity was not measured"):
+        quantize_model(tiny_hub, "w4-sym-cw+keep10+gptq", tmp_path, ignore, without)
+
+
+def test_a_hub_of_another_model_is_refused(tiny_hubs: Hubs, calibrated: CalibratedInputs, tmp_path: Path) -> None:
+    with pytest.raises(StageFailed, match="do not have the same weights"):
+        quantize_model(tiny_hubs["untied"], "w4-sym-cw+gptq", tmp_path, ignore, fewer_layers(calibrated, tmp_path))
+
+
+def fewer_layers(inputs: CalibratedInputs, folder: Path) -> CalibratedInputs:
+    """The same calibration beside a decoder of one layer."""
+    model = folder / "shallow"
+    model.mkdir()
+    for path in inputs.model.folder.iterdir():
+        (model / path.name).write_bytes(path.read_bytes())
+    edit(model / "config.json", num_hidden_layers=1)
+    return replace(inputs, model=replace(inputs.model, folder=model))
 
 
 def test_an_unknown_scheme_is_refused(tiny_hub: OnnxModel, tmp_path: Path) -> None:
@@ -145,7 +226,7 @@ def test_a_hub_in_which_nothing_is_quantized_is_refused(
     ir.save(model, tmp_path / "hub" / GRAPH, external_data=WEIGHTS)
     (tmp_path / "out").mkdir()
     with pytest.raises(StageFailed, match=f"{scheme} quantized no weight of the hub"):
-        quantize_model(dataclasses.replace(tiny_hub, folder=tmp_path / "hub"), scheme, tmp_path / "out", ignore)
+        quantize_model(replace(tiny_hub, folder=tmp_path / "hub"), scheme, tmp_path / "out", ignore)
     assert not list((tmp_path / "out").iterdir())
 
 

@@ -1,0 +1,144 @@
+"""Which weight of a quantized hub is to blame: weight by weight on the float hub's own activations.
+
+An error travels: everything after a broken weight looks broken. So each quantized weight multiplies what the float hub
+gives it, and its output is compared with the float one's; then the worst are put back to float one at a time, and what
+the KL of the whole falls to shows how much each is to blame for.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from export.hub import OnnxModel
+from quantize.hub_weights import find_weights, quantized_weights
+from quantize.quantizer import QuantizedModel
+from quantize.traced_hub import TracedHub
+
+if TYPE_CHECKING:
+    from quantize.weight import QuantizedWeight
+
+Progress = Callable[[int, int], None]
+
+# Rounding to four bits, channel-wise, changes outputs by a tenth to a third; a weight is broken when it is this far off
+# and this many times farther than the median weight.
+BROKEN_ERROR = 0.5
+BROKEN_TIMES = 3.0
+
+
+@dataclass(frozen=True)
+class WeightError:
+    """One quantized weight against the float one.
+
+    Attributes:
+        name: of the weight.
+        error: norm of the difference of its outputs over the norm of the float outputs, on the float hub's inputs; for
+            an embedding table or a head, of the weights themselves.
+        kl_restored: KL of the whole, nats, with this weight put back to float; None when it was not tried.
+    """
+
+    name: str
+    error: float
+    kl_restored: float | None = None
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """A quantized hub against the float one.
+
+    Attributes:
+        kl: mean KL(float || quantized) over the positions looked at, nats.
+        weights: every quantized weight, largest error first.
+        broken: names of those whose error is no rounding error.
+    """
+
+    kl: float
+    weights: tuple[WeightError, ...]
+    broken: tuple[str, ...]
+
+    @property
+    def guilty(self) -> WeightError:
+        """The most broken weight; when none is, the one whose return to float would help most, if that was tried."""
+        if self.broken:
+            return self.weights[0]
+        tried = [weight for weight in self.weights if weight.kl_restored is not None]
+        return min(tried, key=lambda weight: weight.kl_restored or 0.0, default=self.weights[0])
+
+
+def diagnose(
+    hub: OnnxModel, quantized: QuantizedModel, tokens: NDArray[np.int64], restore: int, progress: Progress
+) -> Diagnosis:
+    """Compare weight by weight.
+
+    Args:
+        hub: the float hub.
+        quantized: made from it.
+        tokens: [n], one sequence to run.
+        restore: how many of the worst weights are put back to float, one at a time.
+        progress: called with (steps done, steps in all).
+    """
+    import onnx_ir as ir
+
+    model = ir.load(hub.graph)
+    floats = {use.name: use.array() for use in find_weights(model, hub.facts.vocab_size)}
+    float_hub, quantized_hub = TracedHub(hub.graph, hub.facts), TracedHub(quantized.graph, hub.facts)
+    reads = matmul_inputs(model)
+    logits, inputs = float_hub.run(tokens, sorted(set(reads.values())))
+    stored = {name: weight for name, _, weight in quantized_weights(ir.load(quantized.graph))}
+    progress(1, 2 + restore)
+    errors = sorted(
+        (
+            WeightError(name, output_error(floats[name], stored[name], inputs.get(reads.get(name, ""))))
+            for name in stored
+        ),
+        key=lambda weight: (-weight.error, weight.name),
+    )
+    kl = mean_kl(logits, quantized_hub.run(tokens)[0])
+    progress(2, 2 + restore)
+    tried: list[WeightError] = []
+    for weight in [weight for weight in errors if weight.name in reads][:restore]:
+        found = quantized_hub.run(tokens, restored={weight.name: floats[weight.name]})[0]
+        tried.append(WeightError(weight.name, weight.error, mean_kl(logits, found)))
+        progress(2 + len(tried), 2 + restore)
+    again = {weight.name: weight for weight in tried}
+    return Diagnosis(kl, tuple(again.get(weight.name, weight) for weight in errors), broken(errors))
+
+
+def matmul_inputs(hub: Any) -> dict[str, str]:
+    """Name of the tensor that each linear weight of a float hub multiplies, by the weight's name."""
+    return {
+        node.inputs[1].name.removesuffix("_transposed"): node.inputs[0].name
+        for node in hub.graph
+        if node.op_type == "MatMul" and node.inputs[1].const_value is not None and node.inputs[1].name is not None
+    }
+
+
+def output_error(
+    weight: NDArray[np.float32], quantized: "QuantizedWeight", inputs: NDArray[np.float32] | None
+) -> float:
+    """Relative error of the outputs for inputs [rows, in], or of the weight [out, in] itself without inputs."""
+    difference = quantized.dequantize() - weight
+    if inputs is None:
+        return float(np.linalg.norm(difference) / np.linalg.norm(weight))
+    return float(np.linalg.norm(inputs @ difference.T) / np.linalg.norm(inputs @ weight.T))
+
+
+def broken(errors: Iterable[WeightError]) -> tuple[str, ...]:
+    """Those whose error is both large and far from the median's."""
+    found = list(errors)
+    median = float(np.median([weight.error for weight in found]))
+    return tuple(w.name for w in found if w.error > BROKEN_ERROR and w.error > BROKEN_TIMES * median)
+
+
+def mean_kl(reference: NDArray[np.float32], logits: NDArray[np.float32]) -> float:
+    """Mean over positions of KL(softmax(reference) || softmax(logits)), nats; both [positions, vocab]."""
+    expected, found = log_softmax(reference), log_softmax(logits)
+    return float((np.exp(expected) * (expected - found)).sum(axis=-1).mean())
+
+
+def log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Log-probabilities over the last axis."""
+    shifted = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)
+    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True)))

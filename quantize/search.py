@@ -1,0 +1,139 @@
+"""Which recipe to try next, which of those tried wins, and why none does.
+
+The search holds no state: it is told what was measured so far and names the next recipe, so it resumes wherever the
+store's values end, and the same measurements give the same choices. KL goes up as bytes go down, nearly; a prediction
+is corrected by the ratio of measured to predicted KL of the recipes already tried, those of the same method first.
+"""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from quantize.candidates import Candidate
+from quantize.sensitivity import Sensitivity, WeightCost
+
+
+@dataclass(frozen=True)
+class Goal:
+    """When a candidate is good enough, and when to stop looking for a smaller one.
+
+    Attributes:
+        kl_max: nats per token, the gate on mean KL.
+        time_budget_s: no candidate is begun that is not expected to end within it.
+        at_most: candidates tried.
+    """
+
+    kl_max: float
+    time_budget_s: float = math.inf
+    at_most: int = 6
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A candidate that was quantized, compiled and measured.
+
+    Attributes:
+        recipe: its name.
+        weight_bytes: as stored.
+        kl: nats per token, weights only, as measured.
+        passed: every gate.
+        tpot_ms: median time per output token, or None where no latency is measured.
+        seconds: that trying it took.
+    """
+
+    recipe: str
+    weight_bytes: int
+    kl: float
+    passed: bool
+    tpot_ms: float | None
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Why no candidate passes.
+
+    Attributes:
+        nearest: the outcome with the least KL.
+        guilty: the weights that cost most, worst first, with the KL of quantizing each alone.
+        would_pass: the smallest candidate expected to pass, or None when even the safest is not.
+    """
+
+    nearest: Outcome | None
+    guilty: tuple[WeightCost, ...]
+    would_pass: Candidate | None
+
+
+def next_candidate(candidates: tuple[Candidate, ...], outcomes: Iterable[Outcome], goal: Goal) -> Candidate | None:
+    """What to try next, or None when the search is over.
+
+    The smallest candidate that is expected to pass; while none is, the one expected to come nearest. Nothing that is
+    not smaller than a candidate that passed, and nothing that is smaller than one that failed with less to lose.
+    """
+    tried = {outcome.recipe: outcome for outcome in outcomes}
+    if len(tried) >= goal.at_most:
+        return None
+    passed = [outcome for outcome in tried.values() if outcome.passed]
+    ceiling = min((outcome.weight_bytes for outcome in passed), default=math.inf)
+    open_ones = [one for one in candidates if one.recipe not in tried and one.weight_bytes < ceiling]
+    hopeful = [one for one in open_ones if expected_kl(one, candidates, tried) <= goal.kl_max]
+    if hopeful:
+        choice = min(hopeful, key=lambda one: (one.weight_bytes, one.recipe))
+    elif not passed and open_ones:
+        choice = min(open_ones, key=lambda one: (expected_kl(one, candidates, tried), one.weight_bytes, one.recipe))
+    else:
+        return None
+    spent = sum(outcome.seconds for outcome in tried.values())
+    return choice if not tried or spent + expected_seconds(choice, tried) <= goal.time_budget_s else None
+
+
+def expected_kl(one: Candidate, candidates: tuple[Candidate, ...], tried: dict[str, Outcome]) -> float:
+    """The prediction, corrected by the tried candidates of the same method, or of all methods when it is the first."""
+    known = {candidate.recipe: candidate for candidate in candidates}
+    pairs = [(known[name], outcome) for name, outcome in tried.items() if name in known]
+    alike = [pair for pair in pairs if pair[0].method == one.method] or pairs
+    # The one nearest in size says most.
+    alike = sorted(alike, key=lambda pair: abs(math.log(pair[0].weight_bytes / one.weight_bytes)))[:1]
+    ratio = math.prod(outcome.kl / candidate.predicted_kl for candidate, outcome in alike)
+    return one.predicted_kl * ratio
+
+
+def expected_seconds(one: Candidate, tried: dict[str, Outcome]) -> float:
+    """As long as the longest tried so far."""
+    return max((outcome.seconds for outcome in tried.values()), default=0.0)
+
+
+def winner(outcomes: Iterable[Outcome]) -> Outcome | None:
+    """The smallest that passed; among equals the faster one."""
+    passed = [outcome for outcome in outcomes if outcome.passed]
+    return min(passed, key=lambda one: (one.weight_bytes, one.tpot_ms or math.inf, one.kl, one.recipe), default=None)
+
+
+def front(outcomes: Iterable[Outcome]) -> tuple[Outcome, ...]:
+    """The outcomes than which no other is at least as small, as near and as fast, and better in one; smallest first."""
+    found = sorted(outcomes, key=lambda one: (one.weight_bytes, one.kl, one.recipe))
+    return tuple(one for one in found if not any(dominates(other, one) for other in found))
+
+
+def dominates(one: Outcome, other: Outcome) -> bool:
+    """No worse in bytes, KL and latency, and better in at least one of them; latency counts where both have it."""
+    pairs = [(one.weight_bytes, other.weight_bytes), (one.kl, other.kl)]
+    if one.tpot_ms is not None and other.tpot_ms is not None:
+        pairs.append((one.tpot_ms, other.tpot_ms))
+    return all(a <= b for a, b in pairs) and any(a < b for a, b in pairs)
+
+
+def explain(
+    candidates: tuple[Candidate, ...], outcomes: Iterable[Outcome], sensitivity: Sensitivity, goal: Goal, worst: int = 5
+) -> Explanation:
+    """What stands in the way when `winner` finds none: `worst` is how many weights are named.
+
+    `candidates` may be those of a larger byte budget than was searched: then `would_pass` says what it takes.
+    """
+    tried = {outcome.recipe: outcome for outcome in outcomes}
+    nearest = min(tried.values(), key=lambda outcome: outcome.kl, default=None)
+    enough = [
+        one for one in candidates if one.recipe not in tried and expected_kl(one, candidates, tried) <= goal.kl_max
+    ]
+    guilty = sorted(sensitivity.weights, key=lambda cost: (-cost.kl, cost.name))[:worst]
+    return Explanation(nearest, tuple(guilty), min(enough, key=lambda one: one.weight_bytes, default=None))
