@@ -3,7 +3,7 @@
 # Assigned here, so that only the command line can change them: a `target` in the environment is somebody else's.
 target :=
 model := smollm2-135m
-precision := auto
+precision := ladder
 strict :=
 python :=
 
@@ -26,7 +26,7 @@ pinned = "$$(sed -n 's/.*"\($(1)==[^"]*\)".*/\1/p' pyproject.toml | head -n 1)"
 PIP := $(RUN) pip install -qq --no-input --disable-pip-version-check
 
 help: ## list the targets (the default without target=)
-	@echo 'make target=NAME [model=$(model)] [precision=auto|int8|int4] [strict=1]'
+	@echo 'make target=NAME [model=$(model)] [precision=ladder|auto|int8|int4] [strict=1]'
 	@echo '                    the whole job: install, fetch, export, quantize, compile, validate, report'
 	@sed -n 's/^\([a-z-]*\):.*## /\1 /p' Makefile | while read -r name text; do printf 'make %-14s %s\n' "$$name" "$$text"; done
 

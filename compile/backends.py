@@ -15,19 +15,35 @@ class BackendEntry:
         module: of `compile`, imported on use, so that one device's compiler is not needed for another's package.
         class_name: the back end in it.
         tools: distributions whose version can change the package.
+        probe: a module and a function of `compile` that says which compiler this machine has, or None.
     """
 
     module: str
     class_name: str
     tools: tuple[str, ...]
+    probe: tuple[str, str] | None = None
+
+    def compiler(self) -> dict[str, str]:
+        """What this machine would compile with, where that is not a distribution; {} where it is."""
+        if self.probe is None:
+            return {}
+        module, function = self.probe
+        return {function: repr(getattr(import_module(f"compile.{module}"), function)())}
 
 
 BACKENDS: dict[str, BackendEntry] = {
     "null": BackendEntry("null_backend", "NullBackend", ()),
-    "onnxruntime": BackendEntry("onnxruntime_backend", "OnnxRuntimeBackend", ("onnx-ir", "onnxruntime")),
+    "onnxruntime": BackendEntry("onnxruntime_backend", "OnnxRuntimeBackend", ("onnx-ir", "onnxruntime", "tokenizers")),
     "openvino": BackendEntry(
         "openvino_backend", "OpenVinoBackend", ("openvino", "openvino-tokenizers", "transformers")
     ),
+    "openvino-npu": BackendEntry(
+        "openvino_npu_backend",
+        "OpenVinoNpuBackend",
+        ("openvino", "openvino-tokenizers", "transformers"),
+        ("npu_compiler", "describe_compiler"),
+    ),
+    "qnn": BackendEntry("qnn_backend", "QnnBackend", ("onnx-ir", "onnxruntime", "onnxruntime-qnn")),
 }
 
 

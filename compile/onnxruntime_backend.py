@@ -6,11 +6,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from compile.onnxruntime_tokenizer import write_split_tokenizer
 from compile.package import Package, check_same_weights, folder_bytes, refuse_options
 from export.hub import GRAPH, WEIGHTS, copy_side_files
 from export.model import ModelFacts
 from quantize.quantizer import QuantizedModel
 from targets.errors import StageFailed
+from targets.names import choose
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -19,6 +21,9 @@ if TYPE_CHECKING:
 
 # int8 activations: what ONNX Runtime's fastest kernels compute with.
 ACCURACY_LEVEL = 4
+
+# What the KV cache is stored in, as the option `kv_cache` names it; the first is the default.
+KV_CACHES = ("float32", "int8")
 
 # ONNX Runtime GenAI's names for architectures, where they differ from transformers'.
 GENAI_TYPES = {"llama": "llama", "mistral": "mistral", "qwen2": "qwen2", "qwen3": "qwen3"}
@@ -39,18 +44,27 @@ class OnnxRuntimeBackend:
     def compile_package(self, quantized: QuantizedModel, options: Mapping[str, str | int], out: Path) -> Package:
         """Lower the hub and write `model.onnx`, its weights, `genai_config.json` and the tokenizer.
 
+        The option `kv_cache` is `float32` or `int8`.
+
         Raises:
+            UsageError: an unknown option, or another KV cache.
             StageFailed: an attention was not lowered, or a weight changed.
         """
         import onnx_ir as ir
 
+        from compile.kv_cache import cache_scales, quantize_cache
         from compile.onnxruntime_lowering import lower_for_onnxruntime
 
-        refuse_options(options, (), self.name)
+        refuse_options(options, ("kv_cache",), self.name)
+        cache = str(options.get("kv_cache", KV_CACHES[0]))
+        choose(cache, dict.fromkeys(KV_CACHES), "KV cache")
         model = ir.load(quantized.graph)
         packed = lower_for_onnxruntime(model, quantized.facts, ACCURACY_LEVEL)
+        if cache == "int8":
+            quantize_cache(model, cache_scales(quantized))
         ir.save(model, out / GRAPH, external_data=WEIGHTS)
         copy_side_files(quantized.folder, out)
+        write_split_tokenizer(out)
         (out / "genai_config.json").write_text(json.dumps(genai_config(out, quantized.facts), indent=2) + "\n")
         shipped = ir.load(out / GRAPH)
         checks = check_operators(shipped, quantized)
@@ -62,7 +76,7 @@ class OnnxRuntimeBackend:
             scheme=quantized.scheme,
             weights_digest=digest,
             checks=checks,
-            settings={"accuracy_level": ACCURACY_LEVEL, "past_present_share_buffer": True},
+            settings={"accuracy_level": ACCURACY_LEVEL, "past_present_share_buffer": True, "kv_cache": cache},
             package_bytes=folder_bytes(out),
         )
 

@@ -1,7 +1,7 @@
 """Build a target: run the plan, judge what was measured, write the bundle."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,13 +10,15 @@ from tapeout.bundle import Contents, write_bundle
 from tapeout.code_version import tool_version
 from tapeout.executor import Done, Executor, Watcher
 from tapeout.jobs import CandidateJobs, Job, Plan, Request, make_plan, walk
-from tapeout.pipeline import find_stage
+from tapeout.results import value_of
+from tapeout.search import Searched, search
 from tapeout.store import Store
-from tapeout.values import from_json, plain
+from tapeout.values import plain
 from targets.errors import IntegrityError, TapeoutError
 from targets.target import Target
 from validate.assemble import Built, NotBuilt, assemble_devices, headline
-from validate.report import SCHEMA_VERSION, DeviceReport, Failure, Report, StageRecord
+from validate.report import SCHEMA_VERSION, Failure, Report, StageRecord
+from validate.search_report import WeightSensitivity
 
 # A damaged entry is set aside when it is read; building again then makes it anew.
 ATTEMPTS = 3
@@ -45,11 +47,12 @@ def build(request: Request, store: Store, out: Path, watcher: Watcher) -> Build:
     Raises:
         TapeoutError: the first failure of a stage; finished stages stay in the store.
     """
-    plan = make_plan(request)
     for attempt in range(1, ATTEMPTS + 1):
         try:
-            done, failed = Executor(store, watcher).run(plan)
-            contents = gather(request, plan, done, failed, store)
+            searched = search(request, store, watcher)
+            plan = make_plan(searched.request)
+            done, failed = Executor(store, searched.watcher).run(plan)
+            contents = gather(searched, plan, done, failed, store)
             folder = out / request.target.name / request.model_name
             return Build(
                 contents.report, folder, write_bundle(contents, store, folder), tuple(dict.fromkeys(failed.values()))
@@ -61,9 +64,10 @@ def build(request: Request, store: Store, out: Path, watcher: Watcher) -> Build:
 
 
 def gather(
-    request: Request, plan: Plan, done: Mapping[Job, Done], failed: Mapping[Job, TapeoutError], store: Store
+    searched: Searched, plan: Plan, done: Mapping[Job, Done], failed: Mapping[Job, TapeoutError], store: Store
 ) -> Contents:
     """Judge the measurements and decide what goes into the bundle."""
+    request = searched.request
     built = [built_of(candidate, done, store) for candidate in plan.candidates if candidate.measure in done]
     lost = [not_built(candidate, failed) for candidate in plan.candidates if candidate.measure in failed]
     devices = assemble_devices(request.target, built, lost)
@@ -80,17 +84,22 @@ def gather(
         assumptions=(
             *request.target.assumptions,
             *assumptions_of(request.target, done[plan.model].record.value),
-            *tokenizer_notes(devices),
         ),
         golden={**golden, "prompts": golden["plan"]["prompts"]},
         parity=done[plan.hub].record.value["parity"],
         stages=tuple(stage_record(job, result) for job, result in done.items()),
+        searches=searched.reports,
+        sensitivity=sensitivity_rows(done.get(plan.sensitivity)),
         tapeout=tool_version("tapeout"),
         created=max(
             (result.record.value["taken"] for job, result in done.items() if job.stage == "measure"), default=""
         ),
     )
     folders, packages = {"golden": done[plan.golden]}, {}
+    experience = None
+    if plan.experience is not None:
+        folders["experience"] = done[plan.experience]
+        experience = done[plan.experience].record.value
     for device in devices:
         for runtime in device.runtimes:
             if runtime.folder is not None and runtime.carried is not None:
@@ -100,10 +109,17 @@ def gather(
                     "device": device.name,
                     "status": runtime.status,
                     "verdict": runtime.carried.verdict,
+                    "recipe": runtime.carried.scheme,
                     "digest": done[jobs.compile].record.object,
                     **done[jobs.compile].record.value,
                 }
-    return Contents(report, request.target, folders, packages, golden)
+    return Contents(report, request.target, folders, packages, golden, experience)
+
+
+def sensitivity_rows(done: Done | None) -> tuple[WeightSensitivity, ...]:
+    """What each weight costs, as the report has it; () when no recipe asked for it."""
+    rows = done.record.value["weights"] if done is not None else ()
+    return tuple(WeightSensitivity(row["name"], row["layer"], row["projection"], row["kl"]) for row in rows)
 
 
 def built_of(candidate: CandidateJobs, done: Mapping[Job, Done], store: Store) -> Built:
@@ -113,7 +129,7 @@ def built_of(candidate: CandidateJobs, done: Mapping[Job, Done], store: Store) -
     return Built(
         device=candidate.device.name,
         backend=candidate.runtime.backend,
-        scheme=candidate.scheme,
+        scheme=candidate.recipe,
         package=package,
         package_digest=done[candidate.compile].record.object,
         measurement=measured.measurement,
@@ -124,14 +140,8 @@ def not_built(candidate: CandidateJobs, failed: Mapping[Job, TapeoutError]) -> N
     """A candidate that one of its stages could not make."""
     first = next(job for job in walk(candidate.measure) if job in failed)
     error = failed[first]
-    failure = Failure(candidate.scheme, first.stage, type(error).__name__, error.what, error.help)
+    failure = Failure(candidate.recipe, first.stage, type(error).__name__, error.what, error.help)
     return NotBuilt(candidate.device.name, candidate.runtime.backend, failure)
-
-
-def value_of(job: Job, done: Mapping[Job, Done], store: Store) -> Any:
-    """A job's value; its files are not read, so they are not verified here."""
-    record = done[job].record
-    return from_json(find_stage(job.stage).value, dict(record.value), store.object_path(record.object))
 
 
 def find_candidate(plan: Plan, device: str, backend: str, scheme: str) -> CandidateJobs:
@@ -139,7 +149,7 @@ def find_candidate(plan: Plan, device: str, backend: str, scheme: str) -> Candid
     return next(
         each
         for each in plan.candidates
-        if (each.device.name, each.runtime.backend, each.scheme) == (device, backend, scheme)
+        if (each.device.name, each.runtime.backend, each.recipe) == (device, backend, scheme)
     )
 
 
@@ -168,18 +178,6 @@ def assumptions_of(target: Target, model: Mapping[str, Any]) -> list[str]:
             " same grid looks better than it would on full-precision weights."
         )
     return found
-
-
-def tokenizer_notes(devices: Sequence[DeviceReport]) -> list[str]:
-    """One sentence for every shipped package whose runtime cuts text into other tokens than the model's tokenizer."""
-    shipped = [runtime.shipped for device in devices for runtime in device.runtimes if runtime.shipped is not None]
-    return [
-        f"The tokenizer inside {each.backend} reads {len(each.measurement.tokenizer_mismatches)} of the test texts"
-        f" unlike the model's own, first at {each.measurement.tokenizer_mismatches[0]!r}: such text reaches the model"
-        " as other tokens than it was trained on. No gate judges this yet."
-        for each in shipped
-        if each.measurement.tokenizer_mismatches
-    ]
 
 
 def as_dictionary(built: Build) -> dict[str, Any]:

@@ -39,6 +39,7 @@ class Contents:
         folders: store results to copy, by path in the bundle.
         packages: how each shipped package is loaded, by path in the bundle.
         golden: the golden reference's value.
+        experience: the value of what the float model said in the suites, or None.
     """
 
     report: Report
@@ -46,6 +47,7 @@ class Contents:
     folders: Mapping[str, Done]
     packages: Mapping[str, Any]
     golden: Mapping[str, Any]
+    experience: Mapping[str, Any] | None = None
 
     def identity(self) -> str:
         """Digest of everything that decides the bundle's content, not of how often its stages ran."""
@@ -124,6 +126,7 @@ def make_manifest(contents: Contents, identity: str, staged: Path) -> dict[str, 
         "tapeout": contents.report.tapeout,
         "packages": plain(dict(contents.packages)),
         "golden": plain(dict(contents.golden)),
+        "experience": plain(contents.experience),
         "stages": [
             {"name": s.name, "key": s.key, "output": s.output, "tools": s.tools} for s in contents.report.stages
         ],

@@ -40,24 +40,22 @@ def doctor(form: str) -> None:
     """Say what this machine has, what is missing, and the line that changes it."""
     from dataclasses import asdict
 
-    from targets.probe import Available, probe_accelerators, probe_host, probe_tools
+    from tapeout.doctor import examine
+    from targets.probe import probe_host
 
-    host, tools, accelerators = probe_host(), probe_tools(), probe_accelerators()
+    host, findings = probe_host(), examine()
     if form == "json":
-        echo_json(
-            {
-                "host": asdict(host),
-                "tools": {name: asdict(tool) for name, tool in tools.items()},
-                "accelerators": list(accelerators),
-            }
-        )
+        echo_json({"host": asdict(host), "findings": [asdict(finding) for finding in findings]})
         return
     for name, value in asdict(host).items():
         shown = ", ".join(value) if isinstance(value, tuple) else value
         click.echo(f"{name:<18} {shown if shown not in (None, '') else 'unknown'}")
-    click.echo(f"{'accelerators':<18} {', '.join(accelerators) or 'no NPU or GPU device node'}")
-    for name, tool in tools.items():
-        if isinstance(tool, Available):
-            click.echo(f"{name:<18} {tool.version}")
+    kind = ""
+    for finding in findings:
+        if finding.kind != kind:
+            kind = finding.kind
+            click.echo(f"\n{kind}s")
+        if finding.version is not None:
+            click.echo(f"  {finding.name:<58} {finding.version}")
         else:
-            click.echo(f"{name:<18} missing: {tool.reason}\n{'':<18} help: {tool.help}")
+            click.echo(f"  {finding.name:<58} missing\n      help: {finding.help}")

@@ -203,11 +203,12 @@ def spare(job: Job, error: TapeoutError) -> TapeoutError:
 
 def identify(stage: Stage, job: Job, inputs: Mapping[str, Done]) -> dict[str, Any]:
     """Everything a key is made of, beside the stage's name."""
+    part = stage.part_of(job.parameters)
     return {
-        "version": code_version(stage.modules(job.parameters)),
+        "version": code_version(part.modules),
         "parameters": dict(job.parameters),
         "inputs": {name: done.digest for name, done in inputs.items()},
-        "tools": {tool: tool_version(tool) for tool in stage.tools_of(job.parameters)},
+        "tools": {tool: tool_version(tool) for tool in part.tools} | dict(part.compiler),
     }
 
 

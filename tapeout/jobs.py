@@ -4,9 +4,13 @@ import dataclasses
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+from export.digest import digest_file
 from export.source import Source, parse_source, source_identity, source_name
+from quantize.calibration import CalibrationPlan
+from quantize.recipe import parse_recipe
 from targets.errors import UsageError
 from targets.legality import precision_of
 from targets.names import suggestion
@@ -14,8 +18,15 @@ from targets.probe import Host
 from targets.target import Device, Runtime, Target
 from validate.golden import GoldenPlan, text_digest
 from validate.latency import LatencyPlan
+from validate.vehicle import suite_digest
+from validate.vehicle_golden import ExperiencePlan
 
-PRECISIONS = ("auto", "int8", "int4")
+LADDER = "ladder"
+AUTO = "auto"
+PRECISIONS = (LADDER, AUTO, "int8", "int4")
+
+# What a weight is quantized to when its cost is found: the costs are compared with each other.
+SENSITIVITY_SCHEME = "w4-asym-g64"
 
 
 @dataclass(frozen=True)
@@ -25,11 +36,19 @@ class Request:
     Attributes:
         target: the product.
         source: as typed.
-        precision: `auto` (the smallest scheme that passes), `int8` or `int4`.
+        precision: `ladder` (what the target names), `int8` or `int4` (that part of it), or `auto` (a search).
         host: this machine.
         downloads: folder for fetched files.
         golden: size of the golden set.
         latency: what is timed.
+        calibration: how much text calibrated recipes look at.
+        suite: the in-vehicle suite is run even where no gate judges it.
+        questions: the user's multiple-choice questions, a JSONL file, or None.
+        experience: how much of the suites is asked.
+        text: the user's own text for them, a JSONL file; None samples from the model.
+        time_budget_s: of a search; what was begun is finished.
+        weight_bytes_max: of a package's weights in a search, or None.
+        found: recipes by device, smallest first, in place of the target's ladders: what a search has come to.
     """
 
     target: Target
@@ -39,6 +58,14 @@ class Request:
     downloads: str
     golden: GoldenPlan = field(default_factory=GoldenPlan)
     latency: LatencyPlan = field(default_factory=LatencyPlan)
+    calibration: CalibrationPlan = field(default_factory=CalibrationPlan)
+    suite: bool = False
+    questions: str | None = None
+    experience: ExperiencePlan = field(default_factory=ExperiencePlan)
+    text: str | None = None
+    time_budget_s: float = 1800.0
+    weight_bytes_max: int | None = None
+    found: Mapping[str, tuple[str, ...]] | None = None
 
     @property
     def parsed(self) -> Source:
@@ -72,11 +99,11 @@ class Job:
 
 @dataclass(frozen=True)
 class CandidateJobs:
-    """The jobs of one package: one scheme for one runtime of one device."""
+    """The jobs of one package: one recipe for one runtime of one device."""
 
     device: Device
     runtime: Runtime
-    scheme: str
+    recipe: str
     compile: Job
     measure: Job
 
@@ -89,18 +116,26 @@ class Plan:
         model: imports the source.
         hub: exports it.
         golden: measures the reference.
-        candidates: in the target's order, schemes from the smallest to the safest.
+        experience: records the float model where users feel a difference; None when nobody asked for it.
+        calibration: makes the text for calibrated recipes.
+        sensitivity: finds what each weight costs.
+        candidates: in the target's order, recipes from the smallest to the safest.
+        wanted: what is run for its own sake beside the candidates.
     """
 
     model: Job
     hub: Job
     golden: Job
+    experience: Job | None
+    calibration: Job
+    sensitivity: Job
     candidates: tuple[CandidateJobs, ...]
+    wanted: tuple[Job, ...] = ()
 
     def jobs(self) -> list[Job]:
         """Every job once, inputs before those that take them."""
         ordered: dict[int, Job] = {}
-        for job in (self.golden, *(each.measure for each in self.candidates)):
+        for job in (self.golden, *self.wanted, *(each.measure for each in self.candidates)):
             ordered.update({id(found): found for found in walk(job)})
         return list(ordered.values())
 
@@ -129,52 +164,105 @@ def make_plan(request: Request) -> Plan:
     )
     hub = Job("export", "", inputs={"model": model})
     golden_parameters = {"plan": dataclasses.asdict(request.golden), "text": text_digest()}
-    golden = Job("golden", "", golden_parameters, {"hub": hub})
-    return Plan(model, hub, golden, tuple(candidates(request, hub, golden)))
+    calibration_parameters = {
+        "plan": dataclasses.asdict(request.calibration),
+        "text": digest_file(Path(request.text)) if request.text else None,
+    }
+    calibration = Job("calibrate", "", calibration_parameters, {"model": model}, {"text": request.text})
+    plan = Plan(
+        model=model,
+        hub=hub,
+        golden=Job("golden", "", golden_parameters, {"hub": hub}),
+        experience=experience_job(request, hub),
+        calibration=calibration,
+        sensitivity=Job(
+            "sensitivity", "", {"scheme": SENSITIVITY_SCHEME}, {"model": model, "calibration": calibration}
+        ),
+        candidates=(),
+    )
+    if request.precision == AUTO:
+        plan = dataclasses.replace(plan, wanted=(plan.sensitivity,))
+    return dataclasses.replace(plan, candidates=tuple(candidates(request, plan)))
 
 
-def candidates(request: Request, hub: Job, golden: Job) -> Iterator[CandidateJobs]:
-    """One candidate for every buildable runtime and every scheme of its ladder that has the wanted precision."""
+def candidates(request: Request, plan: Plan) -> Iterator[CandidateJobs]:
+    """One candidate for every buildable runtime and every wanted recipe."""
     quantized: dict[str, Job] = {}
     compiled: dict[tuple[str, str, str], Job] = {}
     for device in request.target.devices:
         for runtime in device.runtimes:
             if runtime.status is None:
                 continue
-            for scheme in wanted_schemes(runtime, request.precision):
-                quantize = quantized.setdefault(scheme, Job("quantize", scheme, {"scheme": scheme}, {"hub": hub}))
-                package = compile_job(scheme, runtime, quantize)
+            for recipe in wanted_recipes(request, device, runtime):
+                quantize = quantized.setdefault(recipe, quantize_job(recipe, plan))
+                package = compile_job(recipe, runtime, quantize)
                 options = json.dumps(package.parameters["options"], sort_keys=True)
-                package = compiled.setdefault((scheme, runtime.backend, options), package)
-                plan = dataclasses.replace(request.latency, prompt_lengths=request.target.prompt_lengths)
-                parameters = {
-                    "backend": runtime.backend,
-                    "plan": dataclasses.asdict(plan),
-                    "host": identify(request.host),
-                    "device": device.name,
-                }
-                label = f"{scheme} {device.name}-{runtime.backend}"
-                measure = Job("measure", label, parameters, {"package": package, "golden": golden})
-                yield CandidateJobs(device, runtime, scheme, package, measure)
+                package = compiled.setdefault((recipe, runtime.backend, options), package)
+                measure = measure_job(request, device, runtime, package, plan)
+                yield CandidateJobs(device, runtime, recipe, package, measure)
 
 
-def compile_job(scheme: str, runtime: Runtime, quantize: Job) -> Job:
+def experience_job(request: Request, hub: Job) -> Job | None:
+    """The job that records the float model in the suites, where they are asked for or a gate judges them."""
+    gated = any(gates.needs_experience for gates in request.target.gates.values())
+    if not (gated or request.suite or request.questions):
+        return None
+    parameters = {
+        "plan": dataclasses.asdict(request.experience),
+        "suite": suite_digest(),
+        "questions": digest_file(Path(request.questions)) if request.questions else None,
+    }
+    return Job("experience", "", parameters, {"hub": hub}, {"questions": request.questions})
+
+
+def measure_job(request: Request, device: Device, runtime: Runtime, package: Job, plan: Plan) -> Job:
+    """The job that measures one package for one device of the target."""
+    latency = dataclasses.replace(request.latency, prompt_lengths=request.target.prompt_lengths)
+    parameters = {
+        "backend": runtime.backend,
+        "plan": dataclasses.asdict(latency),
+        "host": identify(request.host),
+        "device": device.name,
+    }
+    recipe = package.inputs["quantized"].parameters["recipe"]
+    label = f"{recipe} {device.name}-{runtime.backend}"
+    inputs = {"package": package, "golden": plan.golden}
+    if plan.experience is not None:
+        inputs["experience"] = plan.experience
+    return Job("measure", label, parameters, inputs)
+
+
+def quantize_job(recipe: str, plan: Plan) -> Job:
+    """The job that quantizes by one recipe, with what that recipe looks at."""
+    parsed = parse_recipe(recipe)
+    inputs = {"hub": plan.hub}
+    if parsed.calibrated:
+        inputs |= {"model": plan.model, "calibration": plan.calibration}
+    if parsed.keep:
+        inputs |= {"sensitivity": plan.sensitivity}
+    return Job("quantize", recipe, {"recipe": recipe}, inputs)
+
+
+def compile_job(recipe: str, runtime: Runtime, quantize: Job) -> Job:
     """The job that makes one runtime's package; its options tell apart the generations of a device."""
-    label = " ".join((scheme, runtime.backend, *map(str, runtime.options.values())))
+    label = " ".join((recipe, runtime.backend, *map(str, runtime.options.values())))
     return Job(
         "compile", label, {"backend": runtime.backend, "options": dict(runtime.options)}, {"quantized": quantize}
     )
 
 
-def wanted_schemes(runtime: Runtime, precision: str) -> tuple[str, ...]:
-    """The part of a ladder that has a precision.
+def wanted_recipes(request: Request, device: Device, runtime: Runtime) -> tuple[str, ...]:
+    """The recipes a runtime's packages are made by: what a search found, or the part of the ladder that is wanted.
 
     Raises:
-        UsageError: none has, or there is no such precision.
+        UsageError: the ladder has none of that precision, or there is no such precision.
     """
+    precision = request.precision
     if precision not in PRECISIONS:
         raise UsageError(f"unknown precision '{precision}'", suggestion(precision, PRECISIONS))
-    found = tuple(scheme for scheme in runtime.schemes if precision in ("auto", precision_of(scheme)))
+    if precision == AUTO:
+        return (request.found or {}).get(device.name, ())
+    found = tuple(recipe for recipe in runtime.schemes if precision in (LADDER, precision_of(recipe)))
     if not found:
         raise UsageError(
             f"{runtime.backend} has no {precision} scheme in this target", f"its ladder: {', '.join(runtime.schemes)}"

@@ -1,8 +1,12 @@
 """The pipeline: one tuple of stages, from a source to what was measured on a package.
 
-    import --> export --> golden
-                  |          |
-                  +--> quantize --> compile --> measure
+    import --> export ------> golden
+      |           |              |
+      |           +--> quantize --> compile --> measure
+      |                  |    |
+      +--> calibrate ----+    |     the float model's own text, for recipes that look at more than the weights
+              |               |
+              +--> sensitivity+     what each weight costs, for recipes that keep some in 8 bits
 
 A stage takes frozen values and an empty folder, writes its files there and returns a frozen value. Modules are
 imported when a stage runs: naming the stages costs nothing.
@@ -50,7 +54,7 @@ class Stage:
         module: where the work is written; its code and what it imports of ours is the stage's version.
         value: `module:class` of what it returns.
         tools: distributions whose version can change the result; a tool that is not installed counts as absent.
-        part: the module and the tools that the job's parameters choose from a table, beside those above.
+        part: what the job's parameters choose from a table, beside `module` and `tools`.
         environment: variables its process gets.
         exclusive: it measures time, so nothing else may run beside it.
         timeout_s: after which it is stopped.
@@ -64,15 +68,27 @@ class Stage:
     environment: Mapping[str, str] = field(default_factory=lambda: OFFLINE)
     exclusive: bool = False
     timeout_s: int = 3600
-    part: Callable[[Mapping[str, Any]], tuple[str, tuple[str, ...]]] | None = None
+    part: Callable[[Mapping[str, Any]], "Part"] | None = None
 
-    def modules(self, parameters: Mapping[str, Any]) -> tuple[str, ...]:
-        """Where the work of a job with `parameters` is written."""
-        return (self.module,) if self.part is None else (self.module, self.part(parameters)[0])
+    def part_of(self, parameters: Mapping[str, Any]) -> "Part":
+        """All that a job with `parameters` depends on beside them and its inputs."""
+        chosen = self.part(parameters) if self.part is not None else Part((), ())
+        return Part((self.module, *chosen.modules), (*self.tools, *chosen.tools), chosen.compiler)
 
-    def tools_of(self, parameters: Mapping[str, Any]) -> tuple[str, ...]:
-        """Distributions whose version can change the result of a job with `parameters`."""
-        return self.tools if self.part is None else (*self.tools, *self.part(parameters)[1])
+
+@dataclass(frozen=True)
+class Part:
+    """What decides a stage's result beside its parameters and inputs.
+
+    Attributes:
+        modules: where the work is written.
+        tools: distributions whose version can change it.
+        compiler: a compiler that is no distribution, as it describes itself.
+    """
+
+    modules: tuple[str, ...]
+    tools: tuple[str, ...]
+    compiler: Mapping[str, str] = field(default_factory=dict)
 
 
 def import_stage(call: Call) -> Any:
@@ -97,11 +113,44 @@ def golden_stage(call: Call) -> Any:
     return measure_golden(call.inputs["hub"], GoldenPlan(**call.parameters["plan"]), call.out, call.progress)
 
 
+def calibrate_stage(call: Call) -> Any:
+    """Model -> calibration tokens."""
+    from quantize.calibration import CalibrationPlan, calibrate
+
+    text = call.arguments["text"]
+    plan = CalibrationPlan(**call.parameters["plan"])
+    return calibrate(call.inputs["model"], plan, Path(text) if text else None, call.out, call.progress)
+
+
+def sensitivity_stage(call: Call) -> Any:
+    """Model and calibration tokens -> what each weight costs."""
+    from quantize.sensitivity import SensitivityPlan, measure_sensitivity
+
+    model, calibration = call.inputs["model"], call.inputs["calibration"]
+    return measure_sensitivity(
+        model, calibration, call.parameters["scheme"], SensitivityPlan(), call.out, call.progress
+    )
+
+
 def quantize_stage(call: Call) -> Any:
     """Hub -> quantized hub."""
+    from quantize.calibrated import CalibratedInputs
     from quantize.quantizer import quantize_model
 
-    return quantize_model(call.inputs["hub"], call.parameters["scheme"], call.out, call.progress)
+    inputs = None
+    if "calibration" in call.inputs:
+        inputs = CalibratedInputs(call.inputs["model"], call.inputs["calibration"], call.inputs.get("sensitivity"))
+    return quantize_model(call.inputs["hub"], call.parameters["recipe"], call.out, call.progress, inputs)
+
+
+def experience_stage(call: Call) -> Any:
+    """Hub -> what the float model says where users feel a difference."""
+    from validate.experience import record_experience
+    from validate.vehicle_golden import ExperiencePlan
+
+    questions = call.arguments["questions"]
+    plan = ExperiencePlan(**call.parameters["plan"])
+    return record_experience(call.inputs["hub"], plan, Path(questions) if questions else None, call.out, call.progress)
 
 
 def compile_stage(call: Call) -> Any:
@@ -112,29 +161,30 @@ def compile_stage(call: Call) -> Any:
     return backend.compile_package(call.inputs["quantized"], call.parameters["options"], call.out)
 
 
-def compile_part(parameters: Mapping[str, Any]) -> tuple[str, tuple[str, ...]]:
-    """The module and the tools of a job's back end."""
+def measure_stage(call: Call) -> Any:
+    """Package and what the float model says -> measurement."""
+    from validate.latency import LatencyPlan
+    from validate.measure import References, measure_package
+
+    plan = {**call.parameters["plan"], "prompt_lengths": tuple(call.parameters["plan"]["prompt_lengths"])}
+    references = References(call.inputs["golden"], call.inputs.get("experience"))
+    return measure_package(call.inputs["package"], references, LatencyPlan(**plan), call.out, call.progress)
+
+
+def compile_part(parameters: Mapping[str, Any]) -> Part:
+    """What a job's back end depends on."""
     from compile.backends import find_entry
 
     entry = find_entry(parameters["backend"])
-    return f"compile.{entry.module}", entry.tools
+    return Part((f"compile.{entry.module}",), entry.tools, entry.compiler())
 
 
-def measure_part(parameters: Mapping[str, Any]) -> tuple[str, tuple[str, ...]]:
-    """The module and the tools of a job's runtime."""
+def measure_part(parameters: Mapping[str, Any]) -> Part:
+    """What a job's runtime depends on."""
     from validate.runtime import find_entry
 
     entry = find_entry(parameters["backend"])
-    return f"validate.{entry.module}", entry.tools
-
-
-def measure_stage(call: Call) -> Any:
-    """Package and golden reference -> measurement."""
-    from validate.latency import LatencyPlan
-    from validate.measure import measure_package
-
-    plan = {**call.parameters["plan"], "prompt_lengths": tuple(call.parameters["plan"]["prompt_lengths"])}
-    return measure_package(call.inputs["package"], call.inputs["golden"], LatencyPlan(**plan), call.out, call.progress)
+    return Part((f"validate.{entry.module}",), entry.tools)
 
 
 STAGES = (
@@ -148,11 +198,33 @@ STAGES = (
     ),
     Stage("golden", golden_stage, "validate.golden", "validate.golden:Golden", ("onnxruntime", "tokenizers")),
     Stage(
+        "experience",
+        experience_stage,
+        "validate.experience",
+        "validate.experience:Experience",
+        ("onnxruntime", "tokenizers"),
+    ),
+    Stage(
+        "calibrate",
+        calibrate_stage,
+        "quantize.calibration",
+        "quantize.calibration:Calibration",
+        ("tokenizers", "torch", "transformers"),
+    ),
+    Stage(
+        "sensitivity",
+        sensitivity_stage,
+        "quantize.sensitivity",
+        "quantize.sensitivity:Sensitivity",
+        ("torch", "transformers"),
+    ),
+    Stage(
         "quantize",
         quantize_stage,
         "quantize.quantizer",
         "quantize.quantizer:QuantizedModel",
-        ("nncf", "onnx", "onnx-ir"),
+        ("nncf", "onnx", "onnx-ir", "torch", "transformers"),
+        timeout_s=4 * 3600,
     ),
     Stage(
         "compile",

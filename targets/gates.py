@@ -15,6 +15,10 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "runtime_kl_gap_max": (0.0, 20.0),
     "device_kl_max": (0.0, 20.0),
     "device_top1_min": (0.0, 1.0),
+    "kv_kl_cost_max": (0.0, 20.0),
+    "vehicle_agreement_min": (0.0, 1.0),
+    "vehicle_loss_max": (0.0, 1.0),
+    "repetition_max": (0.0, 1.0),
     "length_ratio_min": (0.0, 1.0),
     "length_ratio_max": (1.0, 100.0),
     "ttft_ms_max": POSITIVE,
@@ -68,6 +72,11 @@ class Gates(Limits):
         runtime_kl_gap_max: how far apart, in nats, the mean KL of two runtimes may be on the same weights at float32.
         device_kl_max: mean KL of what a simulator or an emulator of the device computes from what this host's CPU
             computes in float32 with the same weights. Judged only where the device itself is not here.
+        kv_kl_cost_max: mean KL at positions beyond 1,024 tokens that the KV cache's shipped precision costs.
+        vehicle_agreement_min: share of the in-vehicle suite's requests for which the package prefers the tool call that
+            the float model prefers.
+        vehicle_loss_max: largest loss of accuracy in that suite, with 95 % confidence (Tango's one-sided bound).
+        repetition_max: share of 4-grams in greedy answers that occurred in them before, beyond the float model's.
         device_top1_min: share of positions, 0 to 1, where those two name the same most likely token.
         length_ratio_min: tokens of greedy answers over those of the float model's, at least this.
         length_ratio_max: tokens of greedy answers over those of the float model's, at most this.
@@ -85,6 +94,16 @@ class Gates(Limits):
     length_ratio_max: float | None = None
     device_kl_max: float | None = None
     device_top1_min: float | None = None
+    kv_kl_cost_max: float | None = None
+    vehicle_agreement_min: float | None = None
+    vehicle_loss_max: float | None = None
+    repetition_max: float | None = None
+
+    @property
+    def needs_experience(self) -> bool:
+        """Some gate judges what users feel, so that has to be measured."""
+        judged = (self.vehicle_agreement_min, self.vehicle_loss_max, self.repetition_max)
+        return any(bound is not None for bound in judged)
 
     def __post_init__(self) -> None:
         _check_bounds(self)

@@ -56,11 +56,11 @@ _BLOCKS = (16, 32, 64, 128, 256, CHANNEL_WISE)
 _BLOCK_REASON = "MatMulNBits takes blocks of a power of two from 16 to 256"
 
 _INTEL_NPU = Legality(
-    weight_bits=(4,),
+    weight_bits=(4, 8),
     symmetric=(True,),
     group_sizes=(128, CHANNEL_WISE),
     reasons={
-        "weight_bits": "OpenVINO documents language models on the NPU with 4-bit weights only",
+        "weight_bits": "OpenVINO documents 4-bit weights; its compiler takes channel-wise 8-bit ones too",
         "symmetric": "the NPU compiler wants weights without a zero point (optimum-cli --sym)",
         "group_sizes": "the NPU compiler wants one scale per 128 weights or per channel; group 64 doubles the blob",
     },
@@ -140,6 +140,7 @@ LEGALITY: dict[str, Legality] = {
     ),
     "qualcomm-htp-v73": _HTP,
     "qualcomm-htp-v75": _HTP,
+    "qualcomm-htp-v81": _HTP,
 }
 
 

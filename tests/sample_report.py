@@ -10,8 +10,19 @@ from typing import Any
 from targets.status import Status, Verdict, combine
 from targets.target import load_target
 from validate.judge import judge
-from validate.measurement import Answer, Fidelity, Latency, Loading, Measurement, Placement, Sampled
-from validate.report import SCHEMA_VERSION, Candidate, DeviceReport, GateResult, Report, RuntimeReport, StageRecord
+from validate.measurement import Answer, Fidelity, Latency, Loading, Placement, Sampled
+from validate.package_measurement import Measurement
+from validate.parity import TokenizerParity
+from validate.report import (
+    SCHEMA_VERSION,
+    Candidate,
+    DeviceReport,
+    GateResult,
+    Report,
+    RuntimeReport,
+    StageRecord,
+)
+from validate.search_report import SearchReport, Tried, WeightSensitivity
 
 ANSWER = "The capital of France is Paris. It is on the river Seine."
 
@@ -71,7 +82,7 @@ def measurement(backend: str, scheme: str, kl: float, top1: float, ratio: float)
             else Placement("model", "CPUExecutionProvider", {"CPUExecutionProvider": 612}, {"CPUExecutionProvider": 0}),
         ),
         ran=Status.HOST_MEASURED,
-        tokenizer_agrees=True,
+        parity=TokenizerParity({"digits": 40, "unicode": 60}, 24, 4, {}, 14, 0, ()),
         chat=("What is the capital of France?", ANSWER),
         threads=2,
         environment=versions,
@@ -208,6 +219,26 @@ def sample_report() -> Report:
         },
         parity={"prefill": 2.1e-5, "decode": [1.9e-5, 2.4e-5, 2.2e-5], "logits_scale": 31.4},
         stages=stages(),
+        searches=(
+            SearchReport(
+                device="cpu",
+                goal_kl=0.1,
+                candidates=31,
+                tried=(
+                    Tried("w4-asym-g64+gptq", 87_100_000, 0.108, 9.4, passed=False, on_front=True, seconds=412.0),
+                    Tried("w4-sym-g32", 95_000_000, 0.24, 9.9, passed=False, on_front=False, seconds=61.0),
+                    Tried("w4-asym-g64+keep10+gptq", 92_800_000, 0.071, 9.6, passed=True, on_front=True, seconds=431.0),
+                    Tried("w4-sym-g256+gptq", 84_000_000, None, None, passed=False, on_front=False, seconds=0.0),
+                ),
+                chosen="w4-asym-g64+keep10+gptq",
+                stopped="no recipe that is left is expected to be smaller and pass",
+            ),
+        ),
+        sensitivity=tuple(
+            WeightSensitivity(f"model.layers.{layer}.{name}.weight", layer, name, 1e-4 * (layer % 7) + 2e-4 * place)
+            for layer in range(30)
+            for place, name in enumerate(("self_attn.q_proj", "self_attn.v_proj", "mlp.down_proj"))
+        ),
         tapeout="0.1.0",
         created="2026-11-21T21:37:00+00:00",
     )
@@ -218,7 +249,7 @@ def failing_report() -> Report:
     report = sample_report()
     device = report.devices[0]
     refused = candidate("onnxruntime", "w4-sym-g64")
-    unmeasured = replace(refused.measurement, loading=None, placements=(), drift=None, tokenizer_agrees=None, chat=None)
+    unmeasured = replace(refused.measurement, loading=None, placements=(), drift=None, parity=None, chat=None)
     refused = replace(refused, measurement=unmeasured, gates=gates("int4", refused.package_bytes, unmeasured))
     runtime = replace(
         device.runtimes[1],

@@ -139,7 +139,7 @@ def test_openvino_genai_generates(tiny_packages: Packages, tiny_quantized: Quant
 
     package, quantized = tiny_packages["llama", "w8-sym", "openvino"], tiny_quantized["w8-sym"]
     hints = {"INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0", "KV_CACHE_PRECISION": "f32"}
-    pipeline = openvino_genai.LLMPipeline(str(package.folder), "CPU", **package.settings, **hints)
+    pipeline = openvino_genai.LLMPipeline(str(package.folder), "CPU", **{**package.settings, **hints})
     prompt = pipeline.get_tokenizer().encode("The model is small", add_special_tokens=False)
     session, tokens, expected = HubSession(quantized.graph, quantized.facts), np.array(prompt.input_ids.data), []
     for _ in range(6):

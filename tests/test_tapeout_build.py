@@ -151,7 +151,7 @@ def test_a_plan_says_hit_for_what_is_stored_and_why_for_what_is_not(
 
 def test_a_damaged_entry_is_set_aside_and_made_again(first: tuple[Build, Heard], work: Path, source: Path) -> None:
     store = Store(work / "store")
-    record = next(each for each in store.records("quantize") if each.parameters["scheme"] == "w8-sym")
+    record = next(each for each in store.records("quantize") if each.parameters["recipe"] == "w8-sym")
     path = store.object_path(record.object) / "model.onnx.data"
     path.chmod(0o644)
     data = bytearray(path.read_bytes())

@@ -11,7 +11,7 @@ from tests.sample_report import candidate, failing_report, sample_report
 from validate import figures, words
 from validate.comparison import compare, key_figures, key_length
 from validate.judge import Bound, judge_bound
-from validate.measurement import Measurement
+from validate.package_measurement import Measurement
 from validate.report import GateResult
 from validate.safe_text import clean
 

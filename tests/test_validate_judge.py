@@ -7,7 +7,8 @@ import pytest
 from targets.gates import Gates
 from targets.status import Verdict
 from validate.judge import judge
-from validate.measurement import DeviceGap, Measurement, Placement
+from validate.measurement import DeviceGap, Placement
+from validate.package_measurement import Measurement
 from validate.report import GateResult
 
 GATES = Gates(

@@ -100,16 +100,16 @@ def test_without_matplotlib_the_page_says_so(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_plots_name_what_they_show() -> None:
     drawn = draw_plots(sample_report())
-    assert [plot.name for plot in drawn] == ["ttft", "tokens", "size", "phases"]
+    assert [plot.name for plot in drawn] == ["ttft", "tokens", "size", "phases", "front", "sensitivity"]
     for plot in drawn:
         assert 'role="img"' in plot.svg
         assert f"<title>{plot.title}</title>" in plot.svg
-        assert "openvino w8-asym" in plot.svg
+        assert {"front": "cpu: passes", "sensitivity": "down_proj"}.get(plot.name, "openvino w8-asym") in plot.svg
 
 
 def test_plots_draw_only_what_was_measured() -> None:
     report = sample_report()
-    assert draw_plots(replace(report, devices=report.devices[1:])) == ()
+    assert draw_plots(replace(report, devices=report.devices[1:], searches=(), sensitivity=())) == ()
 
 
 def test_html_marks_where_an_answer_parts() -> None:

@@ -10,7 +10,16 @@ from validate.golden import GoldenPlan
 from validate.latency import LatencyPlan
 
 GOLDEN = GoldenPlan(
-    windows=2, weights_windows=2, window_tokens=48, decode_tokens=8, prompts=2, answer_tokens=4, top=32, sampled=32
+    windows=2,
+    weights_windows=2,
+    window_tokens=48,
+    decode_tokens=8,
+    prompts=2,
+    answer_tokens=4,
+    top=32,
+    sampled=32,
+    long_tokens=48,
+    long_after=32,
 )
 LATENCY = LatencyPlan(new_tokens=4, rounds=3)
 
@@ -69,7 +78,7 @@ def bench(folder: Path, int8: float = 1.0, int4: float = 0.0) -> Target:
     return load_target(str(path))
 
 
-def request(target: Target | str, model: Path, precision: str = "auto") -> Request:
+def request(target: Target | str, model: Path, precision: str = "ladder") -> Request:
     """A request for a local Hugging Face folder."""
     return Request(
         target=load_target(target) if isinstance(target, str) else target,

@@ -12,7 +12,7 @@ from targets.legality import precision_of
 from targets.status import Status, Verdict, combine
 from targets.target import Device, Runtime, Target
 from validate.judge import judge, verdict_of
-from validate.measurement import Measurement
+from validate.package_measurement import Measurement
 from validate.report import Candidate, DeviceReport, Failure, GateResult, RuntimeReport
 
 SHOWN_GATES = 3

@@ -20,7 +20,7 @@ LARGEST_PLAIN = 1e6
 
 UTC = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d(:\d\d(\.\d+)?)?(Z|\+00:00)")
 
-SHARES = frozenset({"top1", "placement"})
+SHARES = frozenset({"top1", "placement", "agreement", "loss", "repetition"})
 RATIOS = frozenset({"perplexity_ratio", "length_ratio"})
 
 

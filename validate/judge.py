@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 from targets.gates import Gates
 from targets.status import Verdict, combine
-from validate.measurement import Fidelity, Measurement, Placement
+from validate.measurement import Fidelity, Placement
+from validate.package_measurement import Measurement
 from validate.report import GateResult
 
 NOT_MEASURED = "not measured"
@@ -40,10 +41,11 @@ def judge(
     """
     bounds = [*fidelity_bounds(measurement, gates), *runtime_gap(measurement, gates, other_kl)]
     bounds += device_gap(measurement, gates)
-    bounds += [*answer_bounds(measurement, gates), *latency_bounds(measurement, gates)]
+    bounds += [*answer_bounds(measurement, gates), *felt_bounds(measurement, gates)]
+    bounds += [*cache_bounds(measurement, gates), *latency_bounds(measurement, gates)]
     bounds += resource_bounds(measurement, package_bytes, gates)
     judged = [judge_bound(bound, bound.bound) for bound in bounds if bound.bound is not None]
-    return (*judged, judge_placement(measurement, off_device))
+    return (*judged, judge_parity(measurement), judge_placement(measurement, off_device))
 
 
 def judge_bound(bound: Bound, limit: float) -> GateResult:
@@ -61,7 +63,9 @@ def judge_bound(bound: Bound, limit: float) -> GateResult:
 def fidelity_bounds(measurement: Measurement, gates: Gates) -> Iterator[Bound]:
     """KL, top-1 and perplexity in both settings."""
     for setting in ("weights", "deployed"):
-        found: Fidelity | None = measurement.fidelity.get(setting)
+        # What a stand-in computes on a few positions is judged by its distance from this CPU: it is not the device.
+        here = setting == "weights" or not measurement.stand_in
+        found: Fidelity | None = measurement.fidelity.get(setting) if here else None
         kl, p99, top1, ratio = (
             (found.kl_mean, found.kl_p99, found.top1, found.perplexity_ratio) if found else (None, None, None, None)
         )
@@ -94,6 +98,39 @@ def answer_bounds(measurement: Measurement, gates: Gates) -> Iterator[Bound]:
     ratio = sum(answer.tokens for answer in measurement.answers) / reference if reference else None
     yield Bound("answers.length_ratio", ratio, gates.length_ratio_min, "min", "")
     yield Bound("answers.length_ratio", ratio, gates.length_ratio_max, "max", "")
+
+
+def felt_bounds(measurement: Measurement, gates: Gates) -> Iterator[Bound]:
+    """The in-vehicle suite and repetition, beside the float model."""
+    felt = measurement.felt
+    ranking, stability = (felt.ranking, felt.stability) if felt else (None, None)
+    agreement, loss = (ranking.agreement, -ranking.paired.bound) if ranking else (None, None)
+    repeats = stability.repetition - stability.reference_repetition if stability else None
+    yield Bound("vehicle.agreement", agreement, gates.vehicle_agreement_min, "min", "")
+    yield Bound("vehicle.loss", loss, gates.vehicle_loss_max, "max", "")
+    yield Bound("answers.repetition", repeats, gates.repetition_max, "max", "")
+
+
+def judge_parity(measurement: Measurement) -> GateResult:
+    """No text that the runtime's tokenizer or template engine reads unlike the model's: a hard gate of every target."""
+    parity = measurement.parity
+    if parity is None:
+        return GateResult("tokenizer.mismatches", Verdict.INCOMPLETE, None, 0.0, "max", "texts", NOT_MEASURED)
+    if parity.total == 0:
+        return GateResult("tokenizer.mismatches", Verdict.PASS, 0.0, 0.0, "max", "texts")
+    first = parity.examples[0]
+    reason = (
+        f"the runtime's tokenizer reads {parity.total} of {parity.compared} texts unlike the model's,"
+        f" first {first.ours!r} for {first.expected!r} ({first.category}, {first.kind})"
+    )
+    return GateResult("tokenizer.mismatches", Verdict.FAIL, float(parity.total), 0.0, "max", "texts", reason)
+
+
+def cache_bounds(measurement: Measurement, gates: Gates) -> Iterator[Bound]:
+    """KL that the shipped KV cache costs at long context, where there is a narrower one to judge."""
+    found = measurement.kv_cache
+    if found is not None and found.positions:
+        yield Bound("kv.kl_cost", found.shipped.kl_cost, gates.kv_kl_cost_max, "max", "nats")
 
 
 def latency_bounds(measurement: Measurement, gates: Gates) -> Iterator[Bound]:

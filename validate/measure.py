@@ -13,10 +13,12 @@ from targets.errors import DeviceMissing, InputRefused
 from targets.probe import probe_host
 from targets.status import Status
 from validate.answers import measure_answers
+from validate.experience import Experience, measure_experience
 from validate.golden import Golden
+from validate.kv_cache import measure_kv_cache
 from validate.latency import LatencyPlan, measure_latency
 from validate.load_probe import measure_loading
-from validate.measurement import Measurement
+from validate.package_measurement import Measurement
 from validate.runtime import DEPLOYED, WEIGHTS, Runtime, find_runtime
 from validate.stand_in import measure_stand_in
 from validate.windows import deployed_coverage, measure_fidelity, weights_coverage
@@ -27,7 +29,15 @@ ROOM = 16  # tokens of context beyond a prompt and its answer that runtimes ask 
 CONTEXT = 12  # characters shown on each side of a tokenizer mismatch
 
 # Shares of the time, for one progress bar over everything.
-STEPS = (("weights", 30), ("deployed", 20), ("answers", 10), ("latency", 30), ("loading", 10))
+STEPS = (
+    ("weights", 30),
+    ("deployed", 20),
+    ("answers", 10),
+    ("latency", 20),
+    ("experience", 5),
+    ("kv cache", 5),
+    ("loading", 10),
+)
 
 
 @dataclass(frozen=True)
@@ -45,7 +55,22 @@ class Measured:
     taken: str
 
 
-def measure_package(package: Package, golden: Golden, plan: LatencyPlan, out: Path, progress: Progress) -> Measured:
+@dataclass(frozen=True)
+class References:
+    """What the float model says.
+
+    Attributes:
+        golden: on the golden text and prompts.
+        experience: where users feel a difference; None when the build did not ask for it.
+    """
+
+    golden: Golden
+    experience: Experience | None = None
+
+
+def measure_package(
+    package: Package, references: References, plan: LatencyPlan, out: Path, progress: Progress
+) -> Measured:
     """Measure fidelity, answers, latency, loading and placement of `package`.
 
     A back end without a runtime leaves every figure unmeasured.
@@ -56,15 +81,15 @@ def measure_package(package: Package, golden: Golden, plan: LatencyPlan, out: Pa
     if runtime is None:
         return Measured(out, Measurement(host=host), now())
     if runtime.evidence is None:
-        measurement = measure_device(runtime, package, golden, plan, progress)
+        measurement = measure_device(runtime, package, references, plan, progress)
     else:
-        measurement = measure_stand_in(runtime, package, golden, progress)
+        measurement = measure_stand_in(runtime, package, references.golden, progress)
     threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return Measured(out, dataclasses.replace(measurement, host=host, threads=threads), now())
 
 
 def measure_device(
-    runtime: Runtime, package: Package, golden: Golden, plan: LatencyPlan, progress: Progress
+    runtime: Runtime, package: Package, references: References, plan: LatencyPlan, progress: Progress
 ) -> Measurement:
     """Everything, on the device or one of its kind.
 
@@ -72,19 +97,27 @@ def measure_device(
         DeviceMissing: the runtime has no pipeline here, although it says that its device is.
     """
     report = stepper(progress)
+    golden, experience = references.golden, references.experience
     fidelity = {}
     for setting in (WEIGHTS, DEPLOYED):
         session = runtime.session(package.folder, package.settings, setting)
         coverage = weights_coverage(golden) if setting == WEIGHTS else deployed_coverage(golden)
         fidelity[setting] = measure_fidelity(session, golden, coverage, report(setting))
         del session
+    kv_cache = measure_kv_cache(runtime, package, golden, report("kv cache"))
     pipeline = runtime.pipeline(package.folder, package.settings)
     if pipeline is None:
         raise DeviceMissing(f"{package.backend} has no generation pipeline here", "measure it on the device")
     spoken = measure_answers(pipeline, package, golden)
     report("answers")(1, 1)
     text = [int(token) for tokens, _ in golden.windows() for token in tokens]
-    latency = measure_latency(pipeline, text, plan_that_fits(plan, package.facts.max_positions), report("latency"))
+    context = int(package.settings.get("context", package.facts.max_positions))
+    latency = measure_latency(pipeline, text, plan_that_fits(plan, context), report("latency"))
+    felt = None
+    if experience is not None:
+        session = runtime.session(package.folder, package.settings, DEPLOYED)
+        felt = measure_experience(session, pipeline, package, experience, report("experience"))
+        del session
     del pipeline
     longest = max(each.prompt_tokens for each in latency)
     loading = measure_loading(package.backend, package.folder, package.settings, longest)
@@ -94,6 +127,8 @@ def measure_device(
         ran=Status.HOST_MEASURED,
         fidelity=fidelity,
         latency=latency,
+        felt=felt,
+        kv_cache=kv_cache,
         loading=loading,
         placements=runtime.placement(package.folder, package.settings),
         environment=runtime.versions(),

@@ -1,8 +1,6 @@
-"""What was measured on one package: figures only, no judgement."""
+"""The figures that are measured on a package, without judgement."""
 
 from dataclasses import dataclass, field
-
-from targets.status import Status
 
 # Bootstrap resamples of a confidence interval, and its seed: the same samples give the same interval.
 RESAMPLES = 2000
@@ -148,42 +146,3 @@ class DeviceGap:
     kl_max: float
     top1: float
     positions: int
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """Everything measured on one package. None: not measured, and a gate on it is INCOMPLETE.
-
-    Attributes:
-        fidelity: by setting: `weights` (runtime precision pinned to float32) and `deployed` (as it ships).
-        answers: greedy answers to fixed requests.
-        latency: by prompt length, ascending.
-        loading: load times and memory.
-        placements: requested and actual device of every session.
-        stand_in: the device itself is not here: what ran is a simulator, an emulator, or this CPU on the weights alone.
-        ran: what running the package here was, or None when it did not run.
-        device_gap: the stand-in's distance from this host's CPU.
-        tokenizer_agrees: the package's own tokenizer gives the ids of the model's, on every prompt and golden text.
-        tokenizer_mismatches: texts on which it does not, each cut to where the ids part.
-        chat: (request, answer) through the runtime's own chat pipeline, text in, text out.
-        threads: threads the runtime computed with.
-        environment: versions of the runtimes, by name.
-        host: what this machine was, as `targets.probe.Host` has it.
-        drift: last TTFT over first TTFT at the shortest prompt, 1 being a machine that stayed as it was.
-    """
-
-    fidelity: dict[str, Fidelity] = field(default_factory=dict)
-    answers: tuple[Answer, ...] = ()
-    latency: tuple[Latency, ...] = ()
-    loading: Loading | None = None
-    placements: tuple[Placement, ...] = ()
-    stand_in: bool = False
-    ran: Status | None = None
-    device_gap: DeviceGap | None = None
-    tokenizer_agrees: bool | None = None
-    tokenizer_mismatches: tuple[str, ...] = ()
-    chat: tuple[str, str] | None = None
-    threads: int | None = None
-    environment: dict[str, str] = field(default_factory=dict)
-    host: dict[str, object] = field(default_factory=dict)
-    drift: float | None = None

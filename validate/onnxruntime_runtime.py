@@ -17,6 +17,7 @@ from targets.errors import StageFailed
 from targets.status import Status
 from validate.graph_assignment import RECORD, read_assignment
 from validate.measurement import Placement
+from validate.onnx_cache import with_float_cache
 from validate.onnx_graph import weight_bytes
 from validate.runtime import WEIGHTS, Coverage, Generation
 
@@ -44,7 +45,8 @@ class OnnxRuntime:
             shutil.copytree(package, folder, dirs_exist_ok=True, copy_function=shutil.copyfile)
             graph = Path(folder) / GRAPH
             graph.chmod(0o600)
-            graph.write_bytes(with_accuracy_level(graph.read_bytes(), int(settings["accuracy_level"]), FLOAT32_LEVEL))
+            data = with_accuracy_level(graph.read_bytes(), int(settings["accuracy_level"]), FLOAT32_LEVEL)
+            graph.write_bytes(with_float_cache(data))
             return OnnxRuntimeSession(Path(folder))
 
     def pipeline(self, package: Path, settings: Mapping[str, Any]) -> "OnnxRuntimePipeline":
@@ -149,6 +151,19 @@ class OnnxRuntimePipeline:
         given = {} if tools is None else {"tools": json.dumps(list(tools), ensure_ascii=False)}
         text = json.dumps(list(messages), ensure_ascii=False)
         return str(self.tokenizer.apply_chat_template(messages=text, add_generation_prompt=True, **given))
+
+    def write_json(self, prompt: Sequence[int], schema: str, new_tokens: int) -> str:
+        """Greedy text after `prompt` that the runtime's own grammar engine keeps to a JSON Schema."""
+        parameters = self.genai.GeneratorParams(self.model)
+        parameters.set_search_options(max_length=len(prompt) + new_tokens + ROOM, do_sample=False)
+        parameters.set_guidance("json_schema", schema)
+        generator = self.genai.Generator(self.model, parameters)
+        generator.append_tokens(np.array(prompt, dtype=np.int32))
+        tokens: list[int] = []
+        while len(tokens) < new_tokens and not generator.is_done():
+            generator.generate_next_token()
+            tokens.append(int(generator.get_next_tokens()[0]))
+        return self.decode(tokens)
 
     def chat(self, user: str, new_tokens: int) -> str:
         """One turn through the chat template."""

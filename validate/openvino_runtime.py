@@ -152,6 +152,17 @@ class OpenVinoPipeline:
             )
         )
 
+    def write_json(self, prompt: Sequence[int], schema: str, new_tokens: int) -> str:
+        """Greedy text after `prompt` that the runtime's own grammar engine keeps to a JSON Schema."""
+        import openvino as ov
+        import openvino_genai
+
+        config = self.pipeline.get_generation_config()
+        config.max_new_tokens, config.do_sample, config.apply_chat_template = new_tokens, False, False
+        config.structured_output_config = openvino_genai.StructuredOutputConfig(json_schema=schema)
+        result = self.pipeline.generate(ov.Tensor(np.array([list(prompt)], dtype=np.int64)), config)
+        return self.decode([int(token) for token in result.tokens[0]])
+
     def chat(self, user: str, new_tokens: int) -> str:
         """One turn through the chat template."""
         # A plain request: generate(ChatHistory) after other requests ends the process (2026.4.1).

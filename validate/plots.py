@@ -6,49 +6,28 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import cycle
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from targets.status import Verdict
+from validate.plot_style import (
+    DASHES,
+    INCHES,
+    LONGEST_LABEL,
+    MARKERS,
+    MUTED,
+    PAGE,
+    SERIES,
+    SIZES,
+    STYLE,
+    VARIABLES,
+    logarithmic,
+)
 from validate.report import Candidate, Report
 from validate.safe_text import clean_line
+from validate.search_plots import draw_costs, draw_front
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-# Drawn in these colours, then written as CSS variables: a plot is read on paper, on white and on black.
-INK, MUTED, GRID, PAGE = "#010203", "#020304", "#030405", "#040506"
-SERIES = ("#110001", "#110002", "#110003", "#110004", "#110005", "#110006")
-VARIABLES = {INK: "ink", MUTED: "muted", GRID: "line", PAGE: "card"} | {
-    colour: f"series-{place}" for place, colour in enumerate(SERIES, 1)
-}
-MARKERS = ("o", "s", "^", "D", "v", "P")
-# Runtimes with the same weights land on one spot: the first is drawn large, the next inside it.
-SIZES = (15, 11.5, 8, 5)
-DASHES = ("-", "--", "-.", ":")
-LONGEST_LABEL = 32
-INCHES = (5.6, 3.7)
-
-# Any: matplotlib types its settings as a literal of each name.
-STYLE: dict[Any, Any] = {
-    "svg.fonttype": "none",
-    "text.parse_math": False,
-    "text.color": INK,
-    "axes.edgecolor": MUTED,
-    "axes.labelcolor": INK,
-    "axes.facecolor": "none",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": GRID,
-    "xtick.color": MUTED,
-    "ytick.color": MUTED,
-    "xtick.labelcolor": INK,
-    "ytick.labelcolor": INK,
-    "font.size": 10,
-    "legend.frameon": False,
-    "legend.fontsize": 9.5,
-}
 
 
 @dataclass(frozen=True)
@@ -165,7 +144,7 @@ def _time_to_first_token(axes: "Axes", report: Report) -> bool:
     axes.set_xscale("log", base=2)
     axes.set_xticks(lengths, [str(tokens) for tokens in lengths])
     axes.minorticks_off()
-    _logarithmic(axes, "y")
+    logarithmic(axes, "y")
     axes.set_xlabel("prompt, tokens")
     axes.set_ylabel("time to first token, ms")
     return bool(timed)
@@ -212,7 +191,7 @@ def _size_against_divergence(axes: "Axes", report: Report) -> bool:
                 fontsize=9,
             )
     if all(item.measurement.fidelity["deployed"].kl_mean > 0 for _, item in shown):
-        _logarithmic(axes, "y")
+        logarithmic(axes, "y")
     axes.margins(x=0.15, y=0.15)
     axes.set_xlabel("package, MB")
     axes.set_ylabel("mean KL, nats/token")
@@ -233,7 +212,7 @@ def _prefill_and_decode(axes: "Axes", report: Report) -> bool:
     axes.set_yticks(list(places), [label for label, _ in shown])
     axes.set_ylim(len(shown) - 0.5, -0.5)
     if all(value > 0 for value in (*prefill, *decode)):
-        _logarithmic(axes, "x")
+        logarithmic(axes, "x")
     axes.set_xlabel("mean KL, nats/token")
     return True
 
@@ -242,17 +221,6 @@ def _compared(report: Report) -> list[tuple[str, Candidate]]:
     """Every candidate whose fidelity was measured as it ships, in prefill and in decode."""
     measured = [(label, item, item.measurement.fidelity.get("deployed")) for label, item in _candidates(report)]
     return [(label, item) for label, item, found in measured if found is not None and found.kl_decode is not None]
-
-
-def _logarithmic(axes: "Axes", which: str) -> None:
-    """A logarithmic axis that says 0.01 and 1000, not powers of ten."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-
-    axes.set_yscale("log") if which == "y" else axes.set_xscale("log")
-    axis = axes.yaxis if which == "y" else axes.xaxis
-    axis.set_major_locator(LogLocator(10))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axis.set_minor_formatter(NullFormatter())
 
 
 # Marker, word and face of a verdict: shape and word carry it, for those who see no colour.
@@ -286,5 +254,17 @@ SKETCHES = (
         "Fidelity by phase",
         "Divergence in the prefill and in decoding. Far apart, the KV cache is at fault.",
         _prefill_and_decode,
+    ),
+    Sketch(
+        "front",
+        "What the search tried",
+        "Bytes of the weights against their divergence. Nothing that was tried is smaller and nearer than the line.",
+        draw_front,
+    ),
+    Sketch(
+        "sensitivity",
+        "What each weight costs",
+        "Divergence when that weight alone is quantized: the larger the disc, the more it costs.",
+        draw_costs,
     ),
 )

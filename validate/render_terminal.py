@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from targets.status import Verdict
 from validate import words
 from validate.comparison import KeyFigures, key_figures, key_length
+from validate.figures import figure, megabytes
 from validate.report import Candidate, DeviceReport, Report, RuntimeReport
 from validate.safe_text import clean_line
 
@@ -38,11 +39,27 @@ def plain_lines(report: Report, path: Path | None = None) -> Iterator[str]:
         yield clean_line(f"{_place(device, runtime)}: {runtime.verdict.value}, {_standing(runtime)}. {reason}")
         for item in runtime.candidates:
             yield "  " + clean_line(_figures_line(item, key_figures(item, tokens), tokens))
+    yield from _searches(report)
     yield from _open_gates(report)
     for step, places in words.next_steps(report.devices).items():
         yield clean_line(f"next: {step} ({'; '.join(places)})")
     if path is not None:
         yield f"report: {clean_line(str(path))}"
+
+
+def _searches(report: Report) -> Iterator[str]:
+    """What a search tried: one line a recipe, in the order they were tried."""
+    for found in report.searches:
+        chosen = f"{found.chosen} is the smallest that passes" if found.chosen else "none passes"
+        yield clean_line(f"search on {found.device}: {len(found.tried)} of {found.candidates} recipes tried, {chosen}")
+        for tried in found.tried:
+            kl = "not built" if tried.kl is None else f"KL {figure(tried.kl)}"
+            front = ", on the front" if tried.on_front else ""
+            verdict = "passes" if tried.passed else "fails"
+            yield "  " + clean_line(f"{tried.recipe}: {megabytes(tried.weight_bytes)} MB, {kl}, {verdict}{front}")
+        if found.would_pass:
+            yield clean_line(f"  expected to pass, not tried: {found.would_pass}")
+        yield clean_line(f"  ended: {found.stopped}")
 
 
 def _figures_line(item: Candidate, key: KeyFigures, tokens: int) -> str:

@@ -8,7 +8,8 @@ from typing import Any
 
 from targets.errors import InputRefused
 from targets.status import Status, Verdict
-from validate.measurement import Measurement
+from validate.package_measurement import Measurement
+from validate.search_report import SearchReport, WeightSensitivity
 
 SCHEMA_VERSION = 2
 
@@ -184,6 +185,8 @@ class Report:
         golden: how the reference was made: windows, tokens, digests, the float model's perplexity.
         parity: largest logit differences between the hub and PyTorch.
         stages: of the build.
+        searches: what `precision=auto` tried, by device.
+        sensitivity: what each weight costs, when a recipe or a search asked for it.
         tapeout: version of this program.
         created: ISO 8601 time of the newest measurement.
     """
@@ -201,6 +204,8 @@ class Report:
     stages: tuple[StageRecord, ...]
     tapeout: str
     created: str
+    searches: tuple[SearchReport, ...] = ()
+    sensitivity: tuple[WeightSensitivity, ...] = ()
 
 
 def to_json(report: Report) -> str:

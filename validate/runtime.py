@@ -75,6 +75,18 @@ class Pipeline(Protocol):
         """Ids by the package's own tokenizer; nothing is added in front."""
         ...
 
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text by the package's own tokenizer, special tokens left out."""
+        ...
+
+    def apply_template(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] | None) -> str:
+        """The prompt of a conversation by the runtime's own template engine."""
+        ...
+
+    def write_json(self, prompt: Sequence[int], schema: str, new_tokens: int) -> str:
+        """Greedy text that the runtime's own structured output keeps to a JSON schema."""
+        ...
+
     def chat(self, user: str, new_tokens: int) -> str:
         """Text in, text out, through the package's own chat template and tokenizer."""
         ...
@@ -132,10 +144,14 @@ class RuntimeEntry:
     tools: tuple[str, ...]
 
 
+OPENVINO = ("openvino", "openvino-genai", "openvino-tokenizers")
+
 RUNTIMES: dict[str, RuntimeEntry] = {
     "null": RuntimeEntry("runtime", None, ()),
     "onnxruntime": RuntimeEntry("onnxruntime_runtime", "OnnxRuntime", ("onnxruntime", "onnxruntime-genai")),
-    "openvino": RuntimeEntry("openvino_runtime", "OpenVino", ("openvino", "openvino-genai", "openvino-tokenizers")),
+    "openvino": RuntimeEntry("openvino_runtime", "OpenVino", OPENVINO),
+    "openvino-npu": RuntimeEntry("openvino_npu_runtime", "OpenVinoNpu", OPENVINO),
+    "qnn": RuntimeEntry("qnn_runtime", "Qnn", ("onnxruntime", "onnxruntime-qnn")),
 }
 
 

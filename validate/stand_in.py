@@ -11,7 +11,8 @@ from targets.status import Status
 from validate.answers import measure_answers
 from validate.fidelity import log_softmax, score_window, summarise
 from validate.golden import Golden
-from validate.measurement import DeviceGap, Fidelity, Measurement
+from validate.measurement import DeviceGap, Fidelity
+from validate.package_measurement import Measurement
 from validate.runtime import DEPLOYED, WEIGHTS, Coverage, Runtime
 from validate.windows import deployed_coverage, feed, measure_fidelity, weights_coverage
 
@@ -48,8 +49,7 @@ def measure_stand_in(runtime: Runtime, package: Package, golden: Golden, progres
         ran=runtime.evidence,
         device_gap=gap,
         answers=spoken.answers,
-        tokenizer_agrees=spoken.tokenizer_agrees,
-        tokenizer_mismatches=spoken.tokenizer_mismatches,
+        parity=spoken.parity,
         chat=spoken.chat,
     )
 

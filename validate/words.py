@@ -46,6 +46,11 @@ GATE_WORDS: dict[str, str] = {
     "package_mb": "Package size",
     "load_cold_s": "Load time, cold",
     "load_warm_s": "Load time, warm",
+    "kl_cost": "KL that the KV cache costs at long context",
+    "mismatches": "Texts read unlike the model's",
+    "agreement": "Same call as the float model",
+    "loss": "Loss of accuracy, 95 % bound",
+    "repetition": "Repetition beyond the float model's",
     "placement": "Placement on the device",
 }
 

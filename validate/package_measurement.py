@@ -1,0 +1,50 @@
+"""Everything that was measured on one package."""
+
+from dataclasses import dataclass, field
+
+from targets.status import Status
+from validate.experience import Felt
+from validate.kv_cache import KvCache
+from validate.measurement import Answer, DeviceGap, Fidelity, Latency, Loading, Placement
+from validate.parity import TokenizerParity
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Everything measured on one package. None: not measured, and a gate on it is INCOMPLETE.
+
+    Attributes:
+        fidelity: by setting: `weights` (runtime precision pinned to float32) and `deployed` (as it ships).
+        answers: greedy answers to fixed requests.
+        latency: by prompt length, ascending.
+        loading: load times and memory.
+        placements: requested and actual device of every session.
+        stand_in: the device itself is not here: what ran is a simulator, an emulator, or this CPU on the weights alone.
+        ran: what running the package here was, or None when it did not run.
+        device_gap: the stand-in's distance from this host's CPU.
+        parity: the package's own tokenizer and template engine beside the model's.
+        kv_cache: what the KV cache's precision saves and costs at long context.
+        felt: what users would feel, where the build asked for it.
+        chat: (request, answer) through the runtime's own chat pipeline, text in, text out.
+        threads: threads the runtime computed with.
+        environment: versions of the runtimes, by name.
+        host: what this machine was, as `targets.probe.Host` has it.
+        drift: last TTFT over first TTFT at the shortest prompt, 1 being a machine that stayed as it was.
+    """
+
+    fidelity: dict[str, Fidelity] = field(default_factory=dict)
+    answers: tuple[Answer, ...] = ()
+    latency: tuple[Latency, ...] = ()
+    loading: Loading | None = None
+    placements: tuple[Placement, ...] = ()
+    stand_in: bool = False
+    ran: Status | None = None
+    device_gap: DeviceGap | None = None
+    parity: TokenizerParity | None = None
+    kv_cache: KvCache | None = None
+    felt: Felt | None = None
+    chat: tuple[str, str] | None = None
+    threads: int | None = None
+    environment: dict[str, str] = field(default_factory=dict)
+    host: dict[str, object] = field(default_factory=dict)
+    drift: float | None = None
