@@ -37,6 +37,10 @@ BACKENDS: dict[str, BackendEntry] = {
     "openvino": BackendEntry(
         "openvino_backend", "OpenVinoBackend", ("openvino", "openvino-tokenizers", "transformers")
     ),
+    "onnxruntime-webgpu": BackendEntry("webgpu_backend", "WebGpuBackend", ("onnx-ir", "onnxruntime", "tokenizers")),
+    "openvino-gpu": BackendEntry(
+        "openvino_gpu_backend", "OpenVinoGpuBackend", ("openvino", "openvino-tokenizers", "transformers")
+    ),
     "openvino-npu": BackendEntry(
         "openvino_npu_backend",
         "OpenVinoNpuBackend",
@@ -44,6 +48,7 @@ BACKENDS: dict[str, BackendEntry] = {
         ("npu_compiler", "describe_compiler"),
     ),
     "qnn": BackendEntry("qnn_backend", "QnnBackend", ("onnx-ir", "onnxruntime", "onnxruntime-qnn")),
+    "ryzen-ai": BackendEntry("ryzen_ai_backend", "RyzenAiBackend", ("nncf", "onnx-ir", "onnxruntime", "safetensors")),
 }
 
 

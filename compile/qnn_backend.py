@@ -141,8 +141,8 @@ def compile_graphs(hexagon: Hexagon, out: Path) -> None:
 
 def explain(hexagon: Hexagon, out: Path, scratch: Path) -> str:
     """What bisection finds, in the smaller graph first, as the end of an error's sentence."""
-    from compile.bisect import find_refused
     from compile.qnn_graphs import write_control
+    from compile.refused_graph import find_refused
 
     trial = scratch / "trial"
     trial.mkdir()

@@ -28,7 +28,6 @@ def sample_text(
     number of threads; elsewhere the last bits of a logit, and with them a token, may differ.
     """
     import torch
-    from transformers import DynamicCache
 
     decoder = load_decoder(model.folder).to(fast_type())
     source = cycle(tokenize(model, prompts))
@@ -37,7 +36,7 @@ def sample_text(
     for row in tokens:
         write(row, 0, source)
     generator = torch.Generator().manual_seed(plan.seed)
-    cache, done = DynamicCache(), 0
+    cache, done = growing_cache(plan.tokens), 0
     while True:
         known = int((tokens >= 0).long().cumprod(1).sum(1).min())
         if known == plan.tokens:
@@ -45,14 +44,57 @@ def sample_text(
         with torch.no_grad():
             step = decoder(tokens[:, done:known], past_key_values=cache, use_cache=True, logits_to_keep=1)
         done = known
-        logits = step.logits[:, -1].float() / plan.temperature
-        drawn = torch.multinomial(logits.softmax(-1), 1, generator=generator)[:, 0]
+        drawn = draw(step.logits[:, -1].float() / plan.temperature, generator)
         for row, token in zip(tokens, drawn.tolist(), strict=True):
             if row[done] == TO_BE_SAMPLED:
                 row[done] = token
                 if token in ends:
                     write(row, done + 1, source)
         progress(done * plan.sequences, plan.tokens * plan.sequences)
+
+
+def draw(logits: "torch.Tensor", generator: "torch.Generator") -> "torch.Tensor":
+    """One token for each row of logits [rows, vocab], by inverting the cumulative distribution.
+
+    `torch.multinomial` draws a random number for every token of the vocabulary, and takes as long as the decoder.
+    """
+    import torch
+
+    cumulative = logits.softmax(-1).cumsum(-1)
+    marks = torch.rand(len(logits), 1, generator=generator) * cumulative[:, -1:]
+    return torch.searchsorted(cumulative, marks, right=True)[:, 0].clamp_(max=logits.shape[1] - 1)
+
+
+def growing_cache(length: int) -> Any:
+    """A KV cache of at most `length` tokens that is written in place: concatenating would copy it at every step."""
+    from transformers import DynamicCache
+
+    class GrowingCache(DynamicCache):  # type: ignore[misc]
+        """Buffers allocated once; what is handed out is a view of the part that is filled."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.buffers: dict[int, tuple[Any, Any]] = {}
+            self.filled: dict[int, int] = {}
+
+        def update(self, key: Any, value: Any, layer: int, _: Any = None) -> tuple[Any, Any]:
+            if layer not in self.buffers:
+                shape = (*key.shape[:2], length, key.shape[3])
+                self.buffers[layer] = key.new_empty(shape), value.new_empty(shape)
+            begin = self.filled.get(layer, 0)
+            self.filled[layer] = end = begin + key.shape[2]
+            for buffer, new in zip(self.buffers[layer], (key, value), strict=True):
+                buffer[:, :, begin:end] = new
+            keys, values = self.buffers[layer]
+            return keys[:, :, :end], values[:, :, :end]
+
+        def get_seq_length(self, layer: int = 0) -> int:
+            return self.filled.get(layer, 0)
+
+        def get_mask_sizes(self, positions: Any, layer: int) -> tuple[int, int]:
+            return self.get_seq_length(layer) + len(positions), 0
+
+    return GrowingCache()
 
 
 def write(row: "torch.Tensor", start: int, source: Iterator[list[int]]) -> None:

@@ -69,8 +69,12 @@ def plugins() -> Iterator[Finding]:
 def compilers() -> Iterator[Finding]:
     """Compilers for devices that are not here."""
     from compile.npu_compiler import describe_compiler
+    from compile.quark_load import describe_quark
+    from validate.webgpu_adapter import describe_software_driver
 
     yield from_probe("compiler", "Intel NPU compiler", describe_compiler())
+    yield from_probe("compiler", "AMD Quark, to check a hand-off with", describe_quark())
+    yield from_probe("compiler", "Vulkan driver in software, for WebGPU without a GPU", describe_software_driver())
 
 
 def programs() -> Iterator[Finding]:

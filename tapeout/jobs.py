@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from compile.backends import find_entry
 from export.digest import digest_file
 from export.source import Source, parse_source, source_identity, source_name
 from quantize.calibration import CalibrationPlan
@@ -245,6 +246,7 @@ def quantize_job(recipe: str, plan: Plan) -> Job:
 
 def compile_job(recipe: str, runtime: Runtime, quantize: Job) -> Job:
     """The job that makes one runtime's package; its options tell apart the generations of a device."""
+    find_entry(runtime.backend)  # an unknown one is refused before any work
     label = " ".join((recipe, runtime.backend, *map(str, runtime.options.values())))
     return Job(
         "compile", label, {"backend": runtime.backend, "options": dict(runtime.options)}, {"quantized": quantize}

@@ -126,7 +126,7 @@ LEGALITY: dict[str, Legality] = {
         reasons={
             "weight_bits": "Ryzen AI runs language models as Quark uint4 checkpoints",
             "symmetric": "Quark's uint4 schemes carry a zero point",
-            "group_sizes": "Quark's uint4_wo schemes exist for 32, 64 and 128",
+            "group_sizes": "Quark's uint4_wo schemes exist for 32, 64 and 128, one size for every matrix",
         },
         static_shapes=True,
         max_context=16384,

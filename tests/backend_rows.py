@@ -26,6 +26,21 @@ class Row:
 ROWS: dict[str, Row] = {
     "null": Row("import json, sys; json.load(open(sys.argv[1] + '/null.json'))"),
     "onnxruntime": Row("import onnxruntime_genai as g, sys; g.Tokenizer(g.Model(sys.argv[1])).encode('it')"),
+    "onnxruntime-webgpu": Row(
+        "import onnxruntime_genai as g, sys; g.Tokenizer(g.Model(sys.argv[1])).encode('it')",
+        schemes=("w4-sym-g32",),
+        usual="w4-sym-g32",
+    ),
+    "openvino-gpu": Row(
+        "import openvino as o, sys; o.Core().read_model(sys.argv[1] + '/openvino_model.xml')",
+        schemes=("w4-sym-g32", "w8-asym"),
+        usual="w4-sym-g32",
+    ),
+    "ryzen-ai": Row(
+        "import onnxruntime_genai as g, sys; g.Tokenizer(g.Model(sys.argv[1] + '/oga')).encode('it')",
+        schemes=("w4-asym-g32",),
+        usual="w4-asym-g32",
+    ),
     "openvino-npu": Row(
         "import openvino as o, sys; o.Core().read_model(sys.argv[1] + '/openvino_model.xml')",
         schemes=("w4-sym-cw", "w8-sym"),

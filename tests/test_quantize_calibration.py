@@ -3,10 +3,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from export.model import Model
 from quantize.calibration import SELF, CalibrationPlan, calibrate, prompts, read_texts
-from quantize.sampling import tokenize
+from quantize.decoder import load_decoder
+from quantize.sampling import draw, growing_cache, tokenize
 from targets.errors import InputRefused
 from tests.conftest import Models
 from tests.tiny_calibration import PLAN, ignore, tiny_calibration
@@ -62,6 +64,24 @@ def test_the_model_writes_the_same_text_for_the_same_seed(tiny_model: Model, tmp
     other = CalibrationPlan(PLAN.sequences, PLAN.tokens, seed=1)
     (tmp_path / "other").mkdir()
     assert calibrate(tiny_model, other, None, tmp_path / "other", ignore).digest != first.digest
+
+
+def test_tokens_are_drawn_by_their_probability() -> None:
+    logits = torch.log(torch.tensor([0.1, 0.0, 0.6, 0.3])).repeat(20000, 1)
+    drawn = draw(logits, torch.Generator().manual_seed(1))
+    shares = torch.bincount(drawn, minlength=4) / len(drawn)
+    torch.testing.assert_close(shares, torch.tensor([0.1, 0.0, 0.6, 0.3]), atol=0.015, rtol=0)
+
+
+@pytest.mark.parametrize("variant", ["llama", "qwen3"])
+def test_the_cache_written_in_place_gives_the_same_logits(tiny_models: Models, variant: str) -> None:
+    decoder = load_decoder(tiny_models[variant].folder)
+    tokens = torch.arange(3 * 20).reshape(3, 20)
+    with torch.no_grad():
+        expected = decoder(tokens, use_cache=False).logits
+        cache = growing_cache(32)
+        steps = [decoder(part, past_key_values=cache, use_cache=True).logits for part in torch.split(tokens, 7, dim=1)]
+    torch.testing.assert_close(torch.cat(steps, 1), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_every_sequence_begins_with_a_prompt_of_its_own(tiny_models: Models, tmp_path: Path) -> None:

@@ -150,7 +150,10 @@ RUNTIMES: dict[str, RuntimeEntry] = {
     "null": RuntimeEntry("runtime", None, ()),
     "onnxruntime": RuntimeEntry("onnxruntime_runtime", "OnnxRuntime", ("onnxruntime", "onnxruntime-genai")),
     "openvino": RuntimeEntry("openvino_runtime", "OpenVino", OPENVINO),
+    "onnxruntime-webgpu": RuntimeEntry("webgpu_runtime", "WebGpu", ("onnxruntime", "onnxruntime-ep-webgpu")),
+    "openvino-gpu": RuntimeEntry("openvino_gpu_runtime", "OpenVinoGpu", OPENVINO),
     "openvino-npu": RuntimeEntry("openvino_npu_runtime", "OpenVinoNpu", OPENVINO),
+    "ryzen-ai": RuntimeEntry("ryzen_ai_runtime", "RyzenAi", ("onnxruntime",)),
     "qnn": RuntimeEntry("qnn_runtime", "Qnn", ("onnxruntime", "onnxruntime-qnn")),
 }
 

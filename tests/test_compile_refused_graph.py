@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 import pytest
 
-from compile.bisect import find_refused
+from compile.refused_graph import find_refused
 from tests.htp_simulator import needs_htp, parse
 
 CHAIN = "g (float[2,8] x) => (float[2,8] y) { %s }"
