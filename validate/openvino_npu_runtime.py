@@ -52,7 +52,7 @@ class OpenVinoNpu:
     @property
     def coverage(self) -> Coverage | None:
         """Each prompt costs the longest prompt's time, since shapes are static: half of the golden windows."""
-        return Coverage(windows=4, prefill=248, decode=8)
+        return Coverage(windows=1, prefill=248, decode=8)
 
     def session(self, package: Path, settings: Mapping[str, Any], setting: str) -> "OpenVinoSession | NpuwSession":
         """The package's IR in float32 on the CPU plugin, or through NPUW at every position."""
