@@ -11,6 +11,10 @@ from dataclasses import dataclass
 
 from quantize.candidates import Candidate
 from quantize.sensitivity import Sensitivity, WeightCost
+from targets.gates import Gates
+
+# A recipe that failed by an unknown margin: the next should have this share of its KL.
+SURELY_LESS = 0.85
 
 
 @dataclass(frozen=True)
@@ -21,11 +25,13 @@ class Goal:
         kl_max: nats per token, the gate on mean KL.
         time_budget_s: no candidate is begun that is not expected to end within it.
         at_most: candidates tried.
+        worthwhile: share of the bytes that one more try must save once a candidate has passed.
     """
 
     kl_max: float
     time_budget_s: float = math.inf
     at_most: int = 6
+    worthwhile: float = 0.02
 
 
 @dataclass(frozen=True)
@@ -39,6 +45,7 @@ class Outcome:
         passed: every gate.
         tpot_ms: median time per output token, or None where no latency is measured.
         seconds: that trying it took.
+        shortfall: as the function of that name computes it, or None when not known.
     """
 
     recipe: str
@@ -47,6 +54,7 @@ class Outcome:
     passed: bool
     tpot_ms: float | None
     seconds: float
+    shortfall: float | None = None
 
 
 @dataclass(frozen=True)
@@ -64,41 +72,77 @@ class Explanation:
     would_pass: Candidate | None
 
 
+def shortfall(kl: float, top1: float, perplexity_ratio: float, gates: Gates) -> float:
+    """How many times smaller KL must be for the three gates on fidelity to pass; below 1 there is room.
+
+    A perplexity ratio's excess over 1 goes with KL, and the share of changed top tokens with its square root.
+    """
+    return max(
+        needed(kl, gates.kl_mean_max),
+        needed(max(perplexity_ratio - 1.0, 0.0), gates.perplexity_ratio_max - 1.0),
+        needed(1.0 - top1, 1.0 - gates.top1_min) ** 2,
+    )
+
+
+def needed(found: float, allowed: float) -> float:
+    """`found` as a multiple of `allowed`; 0 when nothing is found, however little is allowed."""
+    if found <= 0:
+        return 0.0
+    return found / allowed if allowed > 0 else math.inf
+
+
+def kl_bound(outcomes: Iterable[Outcome], goal: Goal) -> float:
+    """The KL a candidate should stay below: the gate's, or less where recipes that kept to it failed another gate."""
+    bound = goal.kl_max
+    for outcome in outcomes:
+        if outcome.shortfall is not None and 1.0 < outcome.shortfall < math.inf:
+            bound = min(bound, outcome.kl / outcome.shortfall)
+        elif not outcome.passed and outcome.kl <= goal.kl_max:
+            bound = min(bound, outcome.kl * SURELY_LESS)
+    return bound
+
+
 def next_candidate(candidates: tuple[Candidate, ...], outcomes: Iterable[Outcome], goal: Goal) -> Candidate | None:
     """What to try next, or None when the search is over.
 
-    The smallest candidate that is expected to pass; while none is, the one expected to come nearest. Nothing that is
-    not smaller than a candidate that passed, and nothing that is smaller than one that failed with less to lose.
+    The smallest candidate that is expected to pass; while none is, the one expected to come nearest. After one passed,
+    only what saves more than `goal.worthwhile` of its bytes.
     """
     tried = {outcome.recipe: outcome for outcome in outcomes}
     if len(tried) >= goal.at_most:
         return None
-    passed = [outcome for outcome in tried.values() if outcome.passed]
-    ceiling = min((outcome.weight_bytes for outcome in passed), default=math.inf)
+    passed = [outcome.weight_bytes for outcome in tried.values() if outcome.passed]
+    ceiling = min(passed) * (1 - goal.worthwhile) if passed else math.inf
     open_ones = [one for one in candidates if one.recipe not in tried and one.weight_bytes < ceiling]
-    hopeful = [one for one in open_ones if expected_kl(one, candidates, tried) <= goal.kl_max]
+    bound = kl_bound(tried.values(), goal)
+    hopeful = [one for one in open_ones if expected_kl(one, candidates, tried) <= bound]
     if hopeful:
         choice = min(hopeful, key=lambda one: (one.weight_bytes, one.recipe))
     elif not passed and open_ones:
         choice = min(open_ones, key=lambda one: (expected_kl(one, candidates, tried), one.weight_bytes, one.recipe))
     else:
         return None
-    spent = sum(outcome.seconds for outcome in tried.values())
-    return choice if not tried or spent + expected_seconds(choice, tried) <= goal.time_budget_s else None
+    spent = math.fsum(sorted(outcome.seconds for outcome in tried.values()))
+    return choice if not tried or spent + expected_seconds(tried) <= goal.time_budget_s else None
 
 
 def expected_kl(one: Candidate, candidates: tuple[Candidate, ...], tried: dict[str, Outcome]) -> float:
-    """The prediction, corrected by the tried candidates of the same method, or of all methods when it is the first."""
+    """The prediction, corrected by the tried candidate of the same method that is nearest in size.
+
+    Of another method where none was tried; a recipe that could not be measured says nothing.
+    """
     known = {candidate.recipe: candidate for candidate in candidates}
-    pairs = [(known[name], outcome) for name, outcome in tried.items() if name in known]
+    pairs = [(known[name], outcome) for name, outcome in tried.items() if name in known and 0 < outcome.kl < math.inf]
     alike = [pair for pair in pairs if pair[0].method == one.method] or pairs
-    # The one nearest in size says most.
-    alike = sorted(alike, key=lambda pair: abs(math.log(pair[0].weight_bytes / one.weight_bytes)))[:1]
-    ratio = math.prod(outcome.kl / candidate.predicted_kl for candidate, outcome in alike)
-    return one.predicted_kl * ratio
+    if not alike:
+        return one.predicted_kl
+    near, outcome = min(
+        alike, key=lambda pair: (abs(math.log(pair[0].weight_bytes / one.weight_bytes)), pair[0].recipe)
+    )
+    return one.predicted_kl * outcome.kl / near.predicted_kl
 
 
-def expected_seconds(one: Candidate, tried: dict[str, Outcome]) -> float:
+def expected_seconds(tried: dict[str, Outcome]) -> float:
     """As long as the longest tried so far."""
     return max((outcome.seconds for outcome in tried.values()), default=0.0)
 
@@ -132,8 +176,7 @@ def explain(
     """
     tried = {outcome.recipe: outcome for outcome in outcomes}
     nearest = min(tried.values(), key=lambda outcome: outcome.kl, default=None)
-    enough = [
-        one for one in candidates if one.recipe not in tried and expected_kl(one, candidates, tried) <= goal.kl_max
-    ]
+    bound = kl_bound(tried.values(), goal)
+    enough = [one for one in candidates if one.recipe not in tried and expected_kl(one, candidates, tried) <= bound]
     guilty = sorted(sensitivity.weights, key=lambda cost: (-cost.kl, cost.name))[:worst]
     return Explanation(nearest, tuple(guilty), min(enough, key=lambda one: one.weight_bytes, default=None))

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from export.model import ModelFacts
 from quantize.candidates import Candidate, list_candidates
-from quantize.search import Goal, Outcome, explain, front, next_candidate, winner
+from quantize.search import Goal, Outcome, explain, front, next_candidate, shortfall, winner
 from quantize.sensitivity import Sensitivity
 from tapeout.executor import Done, Executor, Watcher
 from tapeout.jobs import AUTO, CandidateJobs, Job, Plan, Request, make_plan
@@ -161,13 +161,16 @@ def try_recipe(request: Request, device: Device, choice: Candidate, run: Run) ->
     measured = [measurement_of(each.measure, done, run.store) for each in finished]
     verdicts = [judge_candidate(each, one, done, request.target) for each, one in zip(finished, measured, strict=True)]
     jobs = {job for each in plan.candidates for job in (each.measure, each.compile, each.compile.inputs["quantized"])}
-    kl = [found.fidelity["weights"].kl_mean for found in measured if "weights" in found.fidelity]
+    fidelity = [found.fidelity["weights"] for found in measured if "weights" in found.fidelity]
+    gates = request.target.gates[INT4]
+    short = [shortfall(one.kl_mean, one.top1, one.perplexity_ratio, gates) for one in fidelity]
     return Outcome(
         recipe=choice.recipe,
         weight_bytes=quantized_bytes(plan, done, choice),
-        kl=max(kl, default=math.inf),
+        kl=max((one.kl_mean for one in fidelity), default=math.inf),
         passed=not failed and bool(verdicts) and Verdict.FAIL not in verdicts,
         tpot_ms=first_tpot(measured),
+        shortfall=max(short, default=None),
         seconds=math.fsum(done[job].record.seconds for job in jobs if job in done),  # in whatever order a set has
     )
 

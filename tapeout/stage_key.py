@@ -132,7 +132,7 @@ def explain(
     version: str,
 ) -> str:
     """One sentence saying why a stage has to run, given the nearest earlier record of the same stage."""
-    if old is None:
+    if old is None or old.parameters.get("backend") != parameters.get("backend"):
         return "no earlier result"
     changes = _changes(old, parameters, inputs, tools, version)
     if not changes:
@@ -149,7 +149,7 @@ def _changes(
     version: str,
 ) -> list[str]:
     """Every difference from `old`, one phrase each."""
-    found = [] if old.version == version else [f"stage version {old.version} -> {version}"]
+    found = [] if old.version == version else ["its code changed"]
     found += [
         f"parameter {'.'.join(path)} {_arrow(before, after)}"
         for path, before, after in _differences(_leaves(old.parameters), _leaves(_plain(parameters, "parameters")))

@@ -67,6 +67,13 @@ def test_a_byte_budget_and_an_unknown_device(inputs: CalibratedInputs, sensitivi
         list_candidates(facts, sensitivity, "openvino-cpy")
 
 
+def test_only_a_thorough_search_trains(inputs: CalibratedInputs, sensitivity: Sensitivity) -> None:
+    facts = inputs.model.facts
+    quick, thorough = (list_candidates(facts, sensitivity, "openvino-cpu", thorough=each) for each in (False, True))
+    assert not [one for one in quick if "distill" in one.recipe]
+    assert [one for one in thorough if "distill" in one.recipe]
+
+
 def test_groups_that_fit_no_weight_are_not_offered(inputs: CalibratedInputs, sensitivity: Sensitivity) -> None:
     offered = {one.recipe.partition("+")[0] for one in list_candidates(inputs.model.facts, sensitivity, "openvino-cpu")}
     assert not {name for name in offered if name.endswith(("g192", "g256"))}

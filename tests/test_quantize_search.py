@@ -2,12 +2,14 @@ import dataclasses
 import math
 from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from quantize.candidates import Candidate, undominated
-from quantize.search import Explanation, Goal, Outcome, explain, front, next_candidate, winner
+from quantize.search import Explanation, Goal, Outcome, explain, front, next_candidate, shortfall, winner
 from quantize.sensitivity import Sensitivity, WeightCost
+from targets.gates import Gates
 
 # Six recipes of two methods; the real KL is a third less than what is predicted.
 CANDIDATES = tuple(
@@ -76,6 +78,46 @@ def test_it_resumes_where_it_was() -> None:
         assert next_candidate(CANDIDATES[::-1], reversed(tried[:known]), goal) == following
 
 
+def gates(kl: float = 0.10, top1: float = 0.85, ratio: float = 1.05) -> Gates:
+    return Gates(kl_mean_max=kl, top1_min=top1, perplexity_ratio_max=ratio, runtime_kl_gap_max=0.1)
+
+
+def test_the_gate_that_is_farthest_off_says_how_much_less_kl_it_takes() -> None:
+    assert shortfall(0.2, 0.95, 1.01, gates()) == pytest.approx(2.0)
+    assert shortfall(0.05, 0.95, 1.10, gates()) == pytest.approx(2.0)
+    assert shortfall(0.05, 0.70, 1.01, gates()) == pytest.approx(4.0)
+    assert shortfall(0.05, 0.95, 0.99, gates()) == pytest.approx(0.5)
+    assert shortfall(0.05, 0.99, 1.01, gates(top1=1.0)) == math.inf
+    assert shortfall(0.0, 1.0, 1.0, gates(top1=1.0, ratio=1.0)) == 0.0
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_a_recipe_that_kept_to_the_gate_on_kl_and_failed_another_leads_upward(told: bool) -> None:
+    """Perplexity is what fails here: it wants a KL of 0.05 where the gate on KL is content with 0.10."""
+    goal = Goal(0.10)
+    tried: list[Outcome] = []
+    while (one := next_candidate(CANDIDATES, tried, goal)) is not None:
+        kl = one.predicted_kl
+        tried.append(Outcome(one.recipe, one.weight_bytes, kl, kl <= 0.05, 5.0, 1.0, kl / 0.05 if told else None))
+    best = winner(tried)
+    assert best is not None
+    assert best.weight_bytes == 140
+    assert [one.weight_bytes for one in tried] == [95, 140]
+
+
+def test_a_recipe_that_could_not_be_built_says_nothing_of_the_others() -> None:
+    broken = Outcome(CANDIDATES[4].recipe, 95, math.inf, passed=False, tpot_ms=None, seconds=0.0)
+    following = next_candidate(CANDIDATES, [broken], Goal(0.10))
+    assert following == CANDIDATES[5]
+
+
+def test_what_saves_next_to_nothing_is_not_tried() -> None:
+    near = (Candidate("w4-sym-cw+gptq", 990, 0.09), Candidate("w4-sym-cw+keep5+gptq", 1000, 0.08))
+    passed = [Outcome(near[1].recipe, 1000, 0.05, True, 5.0, 1.0)]
+    assert next_candidate(near, passed, Goal(0.10)) is None
+    assert next_candidate(near, passed, Goal(0.10, worthwhile=0.005)) == near[0]
+
+
 def test_the_time_budget_ends_it_but_something_is_always_tried() -> None:
     goal = Goal(0.10, time_budget_s=150)
     assert [one.weight_bytes for one in search(CANDIDATES, goal, 2 / 3)] == [95]
@@ -102,7 +144,7 @@ def test_it_ends_and_with_one_true_ratio_finds_the_smallest_there_is(
 ) -> None:
     listed = [Candidate(f"w4-sym-cw+keep{n + 1}+gptq", size, kl) for n, (size, kl) in enumerate(points)]
     candidates = undominated(listed)
-    goal = Goal(bound, at_most=100)
+    goal = Goal(bound, at_most=100, worthwhile=0.0)
     tried = search(candidates, goal, share)
     passing = [one for one in candidates if one.predicted_kl * share <= bound * (1 - 1e-9)]
     best = winner(tried)

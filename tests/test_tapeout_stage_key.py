@@ -123,7 +123,7 @@ def test_an_input_is_named_by_a_whole_digest(digest: str) -> None:
     ("change", "sentence"),
     [
         ({}, "the earlier result is gone"),
-        ({"version": "2"}, "stage version 1 -> 2"),
+        ({"version": "2"}, "its code changed"),
         ({"inputs": {"hub": OTHER}}, "input hub changed"),
         ({"inputs": {}}, "input hub removed"),
         ({"inputs": {"hub": HUB, "calibration": OTHER}}, "input calibration added"),
