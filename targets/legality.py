@@ -32,6 +32,7 @@ class Legality:
         symmetric: True where weights without a zero point are taken, False where those with one are.
         group_sizes: how many 4-bit weights may share a scale; `CHANNEL_WISE` is all of a channel.
         reasons: why each restricted field above is restricted, keyed by the field's name.
+        mixed_widths: whether weights of 4 and of 8 bits may stand in one decoder.
         static_shapes: whether the device runs fixed shapes only, so that prompt and context lengths are chosen ahead.
         max_context: most tokens of prompt and answer together, or None where no limit is known.
         refused_operators: operators that must not reach the device, each with the reason; `domain::type`, or `type`
@@ -43,6 +44,7 @@ class Legality:
     symmetric: tuple[bool, ...]
     group_sizes: tuple[int, ...]
     reasons: Mapping[str, str] = field(default_factory=dict)
+    mixed_widths: bool = True
     static_shapes: bool = False
     max_context: int | None = None
     refused_operators: Mapping[str, str] = field(default_factory=dict)
@@ -62,8 +64,10 @@ _INTEL_NPU = Legality(
     reasons={
         "weight_bits": "OpenVINO documents 4-bit weights; its compiler takes channel-wise 8-bit ones too",
         "symmetric": "the NPU compiler wants weights without a zero point (optimum-cli --sym)",
+        "mixed_widths": "OpenVINO asks for every weight at one width (optimum-cli --ratio 1.0)",
         "group_sizes": "the NPU compiler wants one scale per 128 weights or per channel; group 64 doubles the blob",
     },
+    mixed_widths=False,
     static_shapes=True,
     max_context=8192,
 )
@@ -190,10 +194,11 @@ def check_recipe(recipe: str, legality: str) -> None:
     """
     bits, symmetric, group_size = parse_scheme(scheme_of(recipe))
     check(bits, symmetric, group_size, legality)
-    if _KEEP.search(recipe) and 8 not in LEGALITY[legality].weight_bits:
+    table = LEGALITY[legality]
+    if _KEEP.search(recipe) and not (8 in table.weight_bits and table.mixed_widths):
+        rule = "weight_bits" if table.mixed_widths else "mixed_widths"
         raise UsageError(
-            f"recipe {recipe} is not legal on {legality}: it keeps weights in 8 bits;"
-            f" {LEGALITY[legality].reasons['weight_bits']}",
+            f"recipe {recipe} is not legal on {legality}: it keeps weights in 8 bits; {table.reasons[rule]}",
             f"write it without that step: '{_KEEP.sub('', recipe)}'",
         )
 

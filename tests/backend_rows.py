@@ -27,7 +27,8 @@ ROWS: dict[str, Row] = {
     "null": Row("import json, sys; json.load(open(sys.argv[1] + '/null.json'))"),
     "onnxruntime": Row("import onnxruntime_genai as g, sys; g.Tokenizer(g.Model(sys.argv[1])).encode('it')"),
     "onnxruntime-webgpu": Row(
-        "import onnxruntime_genai as g, sys; g.Tokenizer(g.Model(sys.argv[1])).encode('it')",
+        "import onnxruntime_genai as g, sys; c = g.Config(sys.argv[1]); c.clear_providers();"
+        "g.Tokenizer(g.Model(c)).encode('it')",
         schemes=("w4-sym-g32",),
         usual="w4-sym-g32",
     ),

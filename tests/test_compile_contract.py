@@ -84,7 +84,8 @@ def test_a_package_is_made_again_byte_for_byte_without_touching_its_input(
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_package_brings_its_tokenizer(tiny_packages: Packages, tiny_quantized: Quantized, backend: str) -> None:
-    folder, source = tiny_packages["llama", "w8-sym", backend].folder, tiny_quantized["w8-sym"].folder
+    scheme = ROWS[backend].usual
+    folder, source = tiny_packages["llama", scheme, backend].folder, tiny_quantized[scheme].folder
     for name in SIDE_FILES:
         assert not (source / name).exists() or (folder / name).read_bytes() == (source / name).read_bytes()
     assert (folder / "chat_template.jinja").exists()
@@ -97,7 +98,7 @@ def test_a_package_is_self_contained(tiny_packages: Packages, tmp_path: Path, ba
     folder_text = str(folder).encode()
     for path in folder.rglob("*"):
         assert not path.is_symlink()
-        assert folder_text not in path.read_bytes()
+        assert path.is_dir() or folder_text not in path.read_bytes()
     shutil.copytree(folder, copy)
     subprocess.run([sys.executable, "-c", ROWS[backend].load, str(copy)], check=True, cwd=tmp_path, timeout=120)
 

@@ -109,7 +109,7 @@ def test_legal_schemes_are_names_whose_plain_values_pass(legality: str) -> None:
         ("w4-asym-g64", "intel-npu-4000", "symmetric", "w4-sym-g128"),
         ("w4-sym-g64", "intel-npu-3720", "group_sizes", "w4-sym-g128"),
         ("w4-asym-cw", "intel-npu-5010", "symmetric", "w4-sym-cw"),
-        ("w8-sym", "intel-npu-5010", "weight_bits", "w4-sym-cw"),
+        ("w8-asym", "intel-npu-5010", "symmetric", "w8-sym"),
         ("w4-sym-g64", "amd-npu-xdna2", "symmetric", "w4-asym-g64"),
         ("w8-asym", "amd-npu-xdna2", "weight_bits", "w4-asym-g128"),
         ("w4-sym-g192", "onnxruntime-cpu", "group_sizes", "w4-sym-g256"),

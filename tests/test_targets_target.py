@@ -15,7 +15,7 @@ from targets.legality import check, parse_scheme
 from targets.status import Status
 from targets.target import DATA, SCHEMA, Target, list_targets, load_target, parse_target
 
-SHIPPED = ("core-ultra", "cpu", "null", "ryzen", "snapdragon-x")
+SHIPPED = ("core-ultra", "cpu", "null", "ryzen", "snapdragon-x", "snapdragon-x2")
 RYZEN: dict[str, Any] = tomllib.loads((DATA / "ryzen.toml").read_text())
 
 
@@ -79,11 +79,17 @@ def test_a_precision_class_may_set_its_own_limit() -> None:
 
 
 def test_devices_without_a_back_end_say_so() -> None:
-    for device in load_target("snapdragon-x").devices:
-        assert all(runtime.missing and runtime.next_step and runtime.status is None for runtime in device.runtimes)
+    cpu, igpu, npu = load_target("snapdragon-x", "snapdragon-x2").devices
+    assert all(runtime.missing and runtime.next_step and runtime.status is None for runtime in cpu.runtimes)
+    assert [device.runtimes[0].status for device in (igpu, npu)] == [Status.EMULATED, Status.SIMULATED]
+
+
+def test_what_is_claimed_of_a_device_is_what_this_release_does_without_it() -> None:
     cpu, igpu, npu = load_target("ryzen").devices
     assert [runtime.status for runtime in cpu.runtimes] == [Status.HOST_MEASURED] * 2
-    assert all(runtime.missing for device in (igpu, npu) for runtime in device.runtimes)
+    assert [device.runtimes[0].status for device in (igpu, npu)] == [Status.EMULATED, Status.PREPARED]
+    platforms = [device.runtimes[0].options for device in load_target("core-ultra").devices if device.kind == "npu"]
+    assert platforms == [{"npu_platform": platform} for platform in ("3720", "4000", "5010")]
 
 
 @pytest.mark.parametrize(
@@ -137,7 +143,7 @@ def test_every_wrong_entry_is_listed() -> None:
         (("devices", 0, "runtimes", 0, "status"), "mesured", "status: "),
         (("devices", 2, "runtimes", 0, "missing"), "", "either a status, or missing"),
         (("devices", 0, "runtimes", 0, "missing"), "", "either a status, or missing"),
-        (("devices", 2, "runtimes", 0, "status"), "prepared", "either a status, or missing"),
+        (("devices", 2, "runtimes", 0, "next_step"), "Wait.", "either a status, or missing"),
         (("gates",), {"int8": RYZEN["gates"]["int8"]}, "there is no [gates.int4]"),
         (("gates", "int16"), RYZEN["gates"]["int8"], "unknown precision class 'int16'"),
         (("prompt_lengths",), [128, 32], "not an ascending list"),
@@ -163,7 +169,7 @@ def test_a_file_without_schema_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "meant"), [("rizen", "ryzen"), ("coreultra", "core-ultra"), ("snapdragon", "snapdragon-x")]
+    ("name", "meant"), [("rizen", "ryzen"), ("coreultra", "core-ultra"), ("snapdragon", "snapdragon-x", "snapdragon-x2")]
 )
 def test_an_unknown_target_is_answered_with_the_nearest(name: str, meant: str) -> None:
     with pytest.raises(UsageError) as refused:

@@ -115,7 +115,7 @@ def test_junit_counts_what_it_lists() -> None:
     cases = list(root.iter("testcase"))
     assert int(root.get("tests", "")) == len(cases) == sum(int(suite.get("tests", "")) for suite in root)
     assert int(root.get("failures", "")) == len(list(root.iter("failure"))) == 6
-    assert int(root.get("skipped", "")) == len(list(root.iter("skipped"))) == 5
+    assert int(root.get("skipped", "")) == len(list(root.iter("skipped"))) == 6
 
 
 def test_junit_has_a_suite_a_runtime_with_the_gates_of_what_ships() -> None:
@@ -175,7 +175,7 @@ def test_a_log_gets_plain_lines() -> None:
 
 def test_nothing_heavy_is_imported_before_it_is_needed() -> None:
     modules = "figures, safe_text, words, comparison, readings, plots, render_html, render_markdown, render_junit"
-    heavy = "jinja2, matplotlib, rich, pydantic, numpy"
+    heavy = "jinja2, matplotlib, rich, pydantic, openvino, onnxruntime"
     program = (
         f"import sys; from validate import {modules}, render_terminal; "
         f"print([name for name in '{heavy}'.split(', ') if name in sys.modules])"
