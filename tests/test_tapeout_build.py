@@ -145,7 +145,7 @@ def test_a_plan_says_hit_for_what_is_stored_and_why_for_what_is_not(
     foreseen = {f"{job.stage} {job.label}".strip(): job for job in foresee(make_plan(request(changed, source)), store)}
     assert foreseen["export"].hit
     assert not foreseen["quantize w8-asym"].hit
-    assert "scheme" in foreseen["quantize w8-asym"].why
+    assert "recipe" in foreseen["quantize w8-asym"].why
     assert foreseen["compile w8-asym openvino"].why == "after quantize w8-asym"
 
 
