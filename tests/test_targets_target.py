@@ -79,7 +79,7 @@ def test_a_precision_class_may_set_its_own_limit() -> None:
 
 
 def test_devices_without_a_back_end_say_so() -> None:
-    cpu, igpu, npu = load_target("snapdragon-x", "snapdragon-x2").devices
+    cpu, igpu, npu = load_target("snapdragon-x").devices
     assert all(runtime.missing and runtime.next_step and runtime.status is None for runtime in cpu.runtimes)
     assert [device.runtimes[0].status for device in (igpu, npu)] == [Status.EMULATED, Status.SIMULATED]
 
@@ -169,7 +169,7 @@ def test_a_file_without_schema_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "meant"), [("rizen", "ryzen"), ("coreultra", "core-ultra"), ("snapdragon", "snapdragon-x", "snapdragon-x2")]
+    ("name", "meant"), [("rizen", "ryzen"), ("coreultra", "core-ultra"), ("snapdragon", "snapdragon-x")]
 )
 def test_an_unknown_target_is_answered_with_the_nearest(name: str, meant: str) -> None:
     with pytest.raises(UsageError) as refused:
