@@ -58,6 +58,8 @@ next_step = "Write one."
 """
 
 GATES = """
+[limits]
+package_mb_max = {package_mb_max}
 [gates.int8]
 kl_mean_max = {int8}
 top1_min = 0.5
@@ -71,10 +73,11 @@ runtime_kl_gap_max = 0.01
 """
 
 
-def bench(folder: Path, int8: float = 1.0, int4: float = 0.0) -> Target:
-    """A target with two runtimes on the CPU and an NPU that nothing builds for; the bounds are of mean KL."""
+def bench(folder: Path, int8: float = 1.0, int4: float = 0.0, package_mb_max: float = 1024.0) -> Target:
+    """A target with two runtimes on the CPU and an NPU that nothing builds for; `int8` and `int4` bound mean KL."""
     path = folder / "bench.toml"
-    path.write_text(TARGET.format(gates=GATES.format(int8=int8, int4=int4)), encoding="utf-8")
+    gates = GATES.format(int8=int8, int4=int4, package_mb_max=package_mb_max)
+    path.write_text(TARGET.format(gates=gates), encoding="utf-8")
     return load_target(str(path))
 
 
