@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from validate.measurement import RESAMPLES, SEED, Fidelity
+from validate.measurement import Fidelity, WindowFidelity
+from validate.resampling import mean_interval
 
 Floats = NDArray[np.float32]
 
@@ -144,14 +145,12 @@ def summarise(scores: Iterable[WindowScore]) -> Fidelity:
     kl = np.concatenate([window.kl for window in windows])
     loss = float(np.concatenate([window.loss for window in windows]).mean(dtype=np.float64))
     reference_loss = float(np.concatenate([window.reference_loss for window in windows]).mean(dtype=np.float64))
-    means = np.array([window.kl.mean() for window in windows])
-    draws = np.random.default_rng(SEED).integers(0, len(means), (RESAMPLES, len(means)))
-    low, high = np.percentile(means[draws].mean(axis=1), [2.5, 97.5])
+    low, high = mean_interval([window.kl.mean() for window in windows])
     decode = np.concatenate([window.kl[window.prefill :] for window in windows])
     return Fidelity(
         kl_mean=float(kl.mean()),
-        kl_low=float(low),
-        kl_high=float(high),
+        kl_low=low,
+        kl_high=high,
         kl_p99=float(np.percentile(kl, 99)),
         kl_prefill=float(np.concatenate([window.kl[: window.prefill] for window in windows]).mean()),
         kl_decode=float(decode.mean()) if decode.size else None,
@@ -159,4 +158,7 @@ def summarise(scores: Iterable[WindowScore]) -> Fidelity:
         perplexity=float(np.exp(loss)),
         perplexity_ratio=float(np.exp(loss - reference_loss)),
         positions=len(kl),
+        windows=tuple(
+            WindowFidelity(len(window.kl), float(window.kl.mean()), float(window.agrees.mean())) for window in windows
+        ),
     )

@@ -5,9 +5,9 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
-from validate.measurement import RESAMPLES, SEED, Latency, Sampled
+from validate.measurement import Latency, Sampled
+from validate.percentiles import percentiles
+from validate.resampling import median_interval
 from validate.runtime import Generation, Pipeline
 
 Progress = Callable[[int, int], None]
@@ -63,20 +63,20 @@ def measure_latency(
 
 def summarise(length: int, new_tokens: int, generations: Sequence[Generation]) -> Latency:
     """Pool the rounds at one prompt length."""
+    first = [1e3 * generation.ttft_s for generation in generations]
+    between = [[1e3 * interval for interval in generation.intervals_s] for generation in generations]
     return Latency(
         prompt_tokens=length,
         new_tokens=new_tokens,
-        ttft_ms=sampled([1e3 * generation.ttft_s for generation in generations]),
-        tpot_ms=sampled([1e3 * statistics.median(generation.intervals_s) for generation in generations]),
-        intervals_ms=tuple(
-            round(1e3 * interval, 4) for generation in generations for interval in generation.intervals_s
-        ),
+        ttft_ms=sampled(first),
+        tpot_ms=sampled([statistics.median(intervals) for intervals in between]),
+        intervals_ms=tuple(round(interval, 4) for intervals in between for interval in intervals),
+        ttft_percentiles=percentiles([[each] for each in first]),
+        interval_percentiles=percentiles(between),
     )
 
 
 def sampled(samples: Sequence[float]) -> Sampled:
     """The median with a 95 % percentile-bootstrap interval."""
-    values = np.array(samples, dtype=np.float64)
-    draws = np.random.default_rng(SEED).integers(0, len(values), (RESAMPLES, len(values)))
-    low, high = np.percentile(np.median(values[draws], axis=1), [2.5, 97.5])
-    return Sampled(float(np.median(values)), float(low), float(high), tuple(round(float(value), 4) for value in values))
+    low, high = median_interval(samples)
+    return Sampled(float(statistics.median(samples)), low, high, tuple(round(float(value), 4) for value in samples))

@@ -3,8 +3,23 @@
 from dataclasses import dataclass, field
 
 # Bootstrap resamples of a confidence interval, and its seed: the same samples give the same interval.
-RESAMPLES = 2000
+RESAMPLES = 10_000
 SEED = 20260101
+
+
+@dataclass(frozen=True)
+class WindowFidelity:
+    """Fidelity on one golden text.
+
+    Attributes:
+        positions: compared.
+        kl_mean: mean KL divergence, nats per token.
+        top1: share of positions where both name the same most likely token.
+    """
+
+    positions: int
+    kl_mean: float
+    top1: float
 
 
 @dataclass(frozen=True)
@@ -22,6 +37,7 @@ class Fidelity:
         perplexity: of the package on the golden text.
         perplexity_ratio: that over the float model's.
         positions: how many positions were compared.
+        windows: each text by itself, so that another package on the same texts can be compared text by text.
     """
 
     kl_mean: float
@@ -34,6 +50,7 @@ class Fidelity:
     perplexity: float
     perplexity_ratio: float
     positions: int
+    windows: tuple[WindowFidelity, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -54,6 +71,31 @@ class Sampled:
 
 
 @dataclass(frozen=True)
+class Percentile:
+    """One percentile, or how many samples it would take.
+
+    Attributes:
+        share: which one, 0.9 for the 90th.
+        n: samples there are.
+        needed: samples there have to be; with fewer, there is no figure.
+        value: the sample percentile, in the unit of the samples.
+        low: lower end of its 95 % confidence interval, resampled over requests.
+        high: upper end of it.
+        upper: the true percentile is below this with 99 % confidence, for any distribution of independent samples.
+        resamples: behind `low` and `high`.
+    """
+
+    share: float
+    n: int
+    needed: int
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+    upper: float | None = None
+    resamples: int = 0
+
+
+@dataclass(frozen=True)
 class Latency:
     """Latency at one prompt length.
 
@@ -62,7 +104,9 @@ class Latency:
         new_tokens: tokens generated after the first.
         ttft_ms: time to first token, one sample a round.
         tpot_ms: time per output token after the first, one sample (the round's median) a round.
-        intervals_ms: every time between two tokens, all rounds.
+        intervals_ms: every time between two tokens, all rounds, `new_tokens` of each round after one another.
+        ttft_percentiles: of the time to first token.
+        interval_percentiles: of `intervals_ms`; a longer prompt is a deeper context, so each has its own.
     """
 
     prompt_tokens: int
@@ -70,6 +114,8 @@ class Latency:
     ttft_ms: Sampled
     tpot_ms: Sampled
     intervals_ms: tuple[float, ...]
+    ttft_percentiles: tuple[Percentile, ...] = ()
+    interval_percentiles: tuple[Percentile, ...] = ()
 
 
 @dataclass(frozen=True)
