@@ -42,14 +42,15 @@ def main(context: click.Context, store: Path | None, debug: bool) -> None:
 
 def add_commands() -> None:
     """Attach the commands; their modules import little, so that `--help` stays quick."""
-    from tapeout import cli_build, cli_inspect, cli_search, cli_store
+    from tapeout import cli_build, cli_inspect, cli_report, cli_search, cli_store
 
     for command in (
         cli_build.build,
         cli_build.plan,
         cli_search.search,
         cli_build.validate,
-        cli_build.report,
+        cli_report.report,
+        cli_report.schema,
         cli_inspect.targets,
         cli_inspect.doctor,
         cli_store.store,

@@ -1,4 +1,4 @@
-"""Commands that build and judge: build, plan, validate, report."""
+"""Commands that build and judge: build, plan, validate."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -9,7 +9,7 @@ import click
 from click.core import ParameterSource
 
 from tapeout.output import echo_json
-from targets.errors import DeviceMissing, InputRefused, TapeoutError, UsageError
+from targets.errors import DeviceMissing, TapeoutError, UsageError
 from targets.status import Verdict
 
 if TYPE_CHECKING:
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 DEFAULT_MODEL = "smollm2-135m"
 FORMATS = click.Choice(["text", "json"])
-RENDERINGS = click.Choice(["text", "json", "markdown", "html", "junit"])
 INCOMPLETE_UNDER_STRICT = 10
 
 model_option = click.option(
@@ -74,6 +73,7 @@ def run_request(context: click.Context, request: "Request", options: Mapping[str
 
     from tapeout.build import as_dictionary
     from tapeout.build import build as run_build
+    from tapeout.step_summary import write_step_summary
     from tapeout.store import Store
     from tapeout.watch import watch
     from validate.render_terminal import render_terminal
@@ -86,6 +86,7 @@ def run_request(context: click.Context, request: "Request", options: Mapping[str
         echo_json(as_dictionary(built))
     else:
         render_terminal(built.report, console, built.folder / "report.html")
+    write_step_summary(built.report)
     broken = [error for error in built.errors if not isinstance(error, DeviceMissing)]
     context.exit(broken[0].exit_code if broken else exit_code(built.report, strict=bool(options["strict"])))
 
@@ -193,30 +194,3 @@ def validate_there(
     place = Place(host, port, options["on_python"], options["on_folder"], options["on_timeout"], ssh_client())
     validated = validate_on(place, bundle, out, options["parts"], say)
     return validated.report, validated.errors[0] if validated.errors else None
-
-
-@click.command()
-@click.argument("bundle", type=click.Path(exists=True, path_type=Path))
-@click.option("--format", "form", type=RENDERINGS, default="text", show_default=True)
-@strict_option
-@click.pass_context
-def report(context: click.Context, bundle: Path, form: str, strict: bool) -> None:
-    """Render the report of BUNDLE (or a report.json) again."""
-    from rich.console import Console
-
-    from validate.render_html import render_html
-    from validate.render_junit import render_junit
-    from validate.render_markdown import render_markdown
-    from validate.render_terminal import render_terminal
-    from validate.report import read_report, to_json
-
-    path = bundle / "report.json" if bundle.is_dir() else bundle
-    if not path.is_file():
-        raise InputRefused(f"{bundle} holds no report.json", "name the folder of a bundle")
-    found = read_report(path)
-    if form == "text":
-        render_terminal(found, Console(), path.with_suffix(".html"))
-    else:
-        forms = {"json": to_json, "markdown": render_markdown, "html": render_html, "junit": render_junit}
-        click.echo(forms[form](found), nl=False)
-    context.exit(exit_code(found, strict=strict))

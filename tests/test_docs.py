@@ -13,6 +13,7 @@ from quantize.scheme import known_schemes
 from targets import errors
 from targets.status import Status, Verdict
 from targets.target import Runtime, list_targets, load_target
+from validate.report_schema import PUBLISHED, published_text
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -72,6 +73,13 @@ def readme_tree() -> dict[str, str]:
             folders = [*folders[: len(match[1]) // 2], match[2]]
             found["".join(folders)] = match[3] or ""
     return found
+
+
+def test_the_published_schema_is_the_one_of_the_code() -> None:
+    assert PUBLISHED.is_file(), f"make it: tapeout schema > {PUBLISHED.relative_to(ROOT)}"
+    assert PUBLISHED.read_text(encoding="utf-8") == published_text(), (
+        f"the report's layout changed: .venv/bin/tapeout schema > {PUBLISHED.relative_to(ROOT)}"
+    )
 
 
 def test_target_table_is_what_the_target_files_say() -> None:

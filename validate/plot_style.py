@@ -16,7 +16,11 @@ MARKERS = ("o", "s", "^", "D", "v", "P")
 SIZES = (15, 11.5, 8, 5)
 DASHES = ("-", "--", "-.", ":")
 LONGEST_LABEL = 32
-INCHES = (5.6, 3.7)
+LONGEST_DEVICE = 16
+INCHES = (5.6, 3.5)
+# Two columns of the longest label do not fit beside each other; a row is what its text takes.
+LEGEND_COLUMNS = 1
+LEGEND_ROW = 0.21  # inches
 
 # Any: matplotlib types its settings as a literal of each name.
 STYLE: dict[Any, Any] = {

@@ -1,6 +1,8 @@
-"""Report -> one HTML file that needs no network, no script and no other file."""
+"""Report -> one HTML file that needs no network and no other file, and reads whole without its script."""
 
+import base64
 import dataclasses
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -12,6 +14,7 @@ from validate.measurement import Answer
 from validate.plots import draw_plots, plots_available
 from validate.report import Report
 from validate.safe_text import clean
+from validate.sections import SECTIONS, candidates, gaps
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -23,8 +26,33 @@ JSON_IN_HTML = {ord(character): f"\\u{ord(character):04x}" for character in "<>&
 
 def render_html(report: Report) -> str:
     """The report as a person reads it who decides whether the product ships."""
+    from markupsafe import Markup
+
+    environment = _environment()
     plots = draw_plots(report) if plots_available() else None
-    return _environment().get_template(TEMPLATE).render(report=report, plots=plots, data=embedded_json(report))
+    style, script = environment.get_template("report.css").render(), environment.get_template("report.js").render()
+    return environment.get_template(TEMPLATE).render(
+        report=report,
+        plots=plots,
+        data=embedded_json(report),
+        style=Markup(style),  # noqa: S704 - both are files of ours, without a value of the report in them
+        script=Markup(script),  # noqa: S704
+        policy=content_policy(style, script),
+    )
+
+
+def content_policy(style: str, script: str) -> str:
+    """What the page may load and run: its one style element, its one script, and the empty icon."""
+    return f"default-src 'none'; style-src {_source(style)}; script-src {_source(script)}; img-src data:"
+
+
+def _source(text: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
+def data_digest(report: Report) -> str | None:
+    """Digest of what the figures were measured on: what the golden stage made."""
+    return next((stage.output for stage in report.stages if stage.name == "golden"), None)
 
 
 def embedded_json(report: Report) -> str:
@@ -122,11 +150,15 @@ def _environment() -> "Environment":
         lstrip_blocks=True,
     )
     environment.globals |= {
+        "SECTIONS": SECTIONS,
         "Verdict": Verdict,
         "Status": Status,
+        "candidates": candidates,
         "compare": compare,
+        "data_digest": data_digest,
         "facts": facts,
         "figures": figures,
+        "gaps": gaps,
         "hosts": hosts,
         "key_figures": key_figures,
         "key_length": key_length,

@@ -11,10 +11,8 @@ from validate.safe_text import clean
 
 
 def render_junit(report: Report) -> str:
-    """One suite a runtime of a device; its cases are the gates of the package that ships, or of all when none does."""
-    suites = [
-        _suite(report, device, runtime) for device in report.devices for runtime in device.runtimes or (_none(device),)
-    ]
+    """One suite a device; its cases are the gates of what ships on each runtime, or of every package when none does."""
+    suites = [_suite(report, device) for device in report.devices]
     root = Element("testsuites", {"name": clean(f"tapeout {report.target}"), **_counts(suites)})
     root.extend(suites)
     indent(root)
@@ -26,21 +24,25 @@ def _none(device: DeviceReport) -> RuntimeReport:
     return RuntimeReport("none", None, device.verdict, device.reason, None, (), None)
 
 
-def _suite(report: Report, device: DeviceReport, runtime: RuntimeReport) -> Element:
-    name = clean(f"{report.target}.{device.name}.{runtime.backend}")
+def _suite(report: Report, device: DeviceReport) -> Element:
+    name = clean(f"{report.target}.{device.name}")
     suite = Element("testsuite", {"name": name, "timestamp": clean(report.created)})
-    _properties(
-        suite,
-        {
-            "verdict": runtime.verdict.value,
-            "status": words.status_word(runtime),
-            "reason": runtime.reason,
-            "next_step": runtime.next_step,
-            "model": str(report.model.get("name", "")),
-            "package_digest": runtime.shipped.package_digest if runtime.shipped else None,
-        },
-    )
-    cases = list(_cases(name, runtime))
+    facts: dict[str, str | None] = {
+        "verdict": device.verdict.value,
+        "reason": device.reason,
+        "model": str(report.model.get("name", "")),
+    }
+    runtimes = device.runtimes or (_none(device),)
+    for runtime in runtimes:
+        facts |= {
+            f"{runtime.backend}.verdict": runtime.verdict.value,
+            f"{runtime.backend}.status": words.status_word(runtime),
+            f"{runtime.backend}.reason": runtime.reason,
+            f"{runtime.backend}.next_step": runtime.next_step,
+            f"{runtime.backend}.package_digest": runtime.carried.package_digest if runtime.carried else None,
+        }
+    _properties(suite, facts)
+    cases = [case for runtime in runtimes for case in _cases(clean(f"{name}.{runtime.backend}"), runtime)]
     suite.extend(cases)
     suite.attrib.update(_tally(cases))
     return suite
@@ -86,7 +88,7 @@ def _properties(parent: Element, values: dict[str, str | None]) -> None:
     box = SubElement(parent, "properties")
     for name, value in values.items():
         if value is not None:
-            SubElement(box, "property", {"name": name, "value": clean(value)})
+            SubElement(box, "property", {"name": clean(name), "value": clean(value)})
 
 
 def _tally(cases: Iterable[Element]) -> dict[str, str]:

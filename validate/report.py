@@ -11,7 +11,7 @@ from targets.status import Status, Verdict
 from validate.package_measurement import Measurement
 from validate.search_report import SearchReport, WeightSensitivity
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 
 @dataclass(frozen=True)
@@ -230,10 +230,3 @@ def read_report(path: Path) -> Report:
         return TypeAdapter(Report).validate_python(document)
     except (OSError, ValueError, AttributeError, ValidationError) as error:
         raise InputRefused(f"{path} is not a Tapeout report: {error}", "build the bundle again") from error
-
-
-def json_schema() -> dict[str, Any]:
-    """JSON Schema of a report."""
-    from pydantic import TypeAdapter
-
-    return TypeAdapter(Report).json_schema()

@@ -3,14 +3,13 @@
 from itertools import cycle
 from typing import TYPE_CHECKING
 
+from validate.plot_series import ascii_label
 from validate.plot_style import MARKERS, PAGE, SERIES, logarithmic
 from validate.report import Report
-from validate.safe_text import clean_line
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-LARGEST_DISC = 130.0  # square points
 LABELLED_LAYERS = 8  # labels on the axis of layers, at most about so many
 
 
@@ -19,7 +18,7 @@ def draw_front(axes: "Axes", report: Report) -> bool:
     shown = False
     for found, colour, marker in zip(report.searches, cycle(SERIES), cycle(MARKERS)):
         tried = [(one.weight_bytes / 1e6, one.kl, one) for one in found.tried if one.kl is not None]
-        device = clean_line(found.device)
+        device = ascii_label(found.device)
         for passed, word in ((True, "passes"), (False, "fails")):
             points = [(size, kl) for size, kl, one in tried if one.passed is passed]
             if points:
@@ -41,23 +40,26 @@ def draw_front(axes: "Axes", report: Report) -> bool:
 
 
 def draw_costs(axes: "Axes", report: Report) -> bool:
-    """A disc for every weight, its area the KL of quantizing it alone."""
+    """A square for every weight, as dark as the KL of quantizing it alone is large."""
+    from matplotlib.patches import Rectangle
+
     costs = report.sensitivity
     largest = max((cost.kl for cost in costs), default=0.0)
     if largest <= 0:
         return False
     projections = list(dict.fromkeys(cost.projection for cost in costs))
-    axes.scatter(
-        [cost.layer for cost in costs],
-        [projections.index(cost.projection) for cost in costs],
-        [LARGEST_DISC * max(cost.kl, 0.0) / largest for cost in costs],
-        color=SERIES[0],
-        label=f"largest: {largest:.3g} nats/token",
-    )
-    names = [clean_line(name).rpartition(".")[2] for name in projections]
+    for cost in costs:
+        share = max(cost.kl, 0.0) / largest
+        corner = (cost.layer - 0.5, projections.index(cost.projection) - 0.5)
+        # Perceived, not physical: half the cost must not look like none.
+        axes.add_patch(Rectangle(corner, 1, 1, facecolor=SERIES[0], alpha=share**0.5, linewidth=0))
+    axes.plot([], [], "s", color=SERIES[0], label=f"darkest: {largest:.3g} nats/token")
+    axes.grid(visible=False)
+    names = [ascii_label(name.rpartition(".")[2]) for name in projections]
     axes.set_yticks(range(len(projections)), names)
     axes.set_ylim(len(projections) - 0.5, -0.5)
     layers = sorted({cost.layer for cost in costs})
+    axes.set_xlim(layers[0] - 0.5, layers[-1] + 0.5)
     axes.set_xticks(layers[:: max(1, len(layers) // LABELLED_LAYERS)])
     axes.set_xlabel("layer")
     return True

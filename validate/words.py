@@ -19,6 +19,18 @@ STATUS_MEANING: dict[Status, str] = {
     Status.PREPARED: "Everything that can be done off the device is done; a named step remains.",
 }
 
+GATE_OUTCOMES: dict[Verdict, str] = {
+    Verdict.PASS: "gates passed",
+    Verdict.FAIL: "failed",
+    Verdict.INCOMPLETE: "not measured",
+}
+
+NOTHING_TO_DO: dict[Verdict, str] = {
+    Verdict.PASS: "Every gate of every device passed: sign the approvals, and keep this report as the baseline.",
+    Verdict.FAIL: "No step is known that turns this into a pass: read the gates that failed.",
+    Verdict.INCOMPLETE: "No step is known that closes the gaps: read the gates without a figure.",
+}
+
 NO_PACKAGE = "no package"
 NO_PACKAGE_MEANING = "Nothing was built for this device, so nothing could be measured."
 
@@ -175,6 +187,17 @@ def open_gates(runtime: RuntimeReport) -> list[tuple[Candidate, GateResult]]:
         for gate in by_urgency(candidate.gates)
         if gate.verdict is not Verdict.PASS
     ]
+
+
+def gate_counts(devices: tuple[DeviceReport, ...]) -> dict[Verdict, int]:
+    """How many gates of what decides ended how; a runtime without a package counts as one gate without a figure."""
+    decided = [one for device in devices for runtime in device.runtimes for one in _outcomes(runtime)]
+    return {verdict: decided.count(verdict) for verdict in (Verdict.PASS, Verdict.FAIL, Verdict.INCOMPLETE)}
+
+
+def _outcomes(runtime: RuntimeReport) -> list[Verdict]:
+    gates = [gate.verdict for candidate in deciding(runtime) for gate in candidate.gates]
+    return gates or [runtime.verdict]
 
 
 def next_steps(devices: tuple[DeviceReport, ...]) -> dict[str, list[str]]:
