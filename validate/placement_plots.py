@@ -41,5 +41,7 @@ def draw_placement(axes: "Axes", report: Report) -> bool:
     axes.set_xlim(0, 100)
     axes.grid(visible=False, axis="y")
     axes.set_xlabel("operators, %")
-    axes.get_figure(root=True).set_size_inches(2 * INCHES[0], FRAME + BAR * len(rows))
+    figure = axes.get_figure(root=True)
+    if figure is not None:
+        figure.set_size_inches(2 * INCHES[0], FRAME + BAR * len(rows))
     return True
