@@ -6,18 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from export.architectures import expected_tensors
+from export.config_check import CODE_KEYS, check_config
 from export.folder_listing import INDEX, JSON_LIMITS, MAX_TEMPLATE, TEMPLATE, list_model_files
 from export.safetensors_check import StoredTensor, check_safetensors
 from export.strict_json import read_object
 from targets.errors import InputRefused
 
-# Keys by which a configuration makes a library import code.
-CODE_KEYS = frozenset(
-    {"auto_map", "trust_remote_code", "custom_pipeline", "custom_pipelines", "custom_generate"}
-    | {"model_file", "plugins", "_target_"}
-)
-# Rotary scalings that are the same at every length: others would be frozen at the length of the export.
-ROPE_TYPES = ("default", "linear", "llama3", "yarn")
 FLOATS = ("F32", "F16", "BF16")
 _SHARD = re.compile(r"[A-Za-z0-9][\w.-]{0,200}\.safetensors", re.ASCII)
 # Tables that older checkpoints store and newer code computes.
@@ -37,10 +31,13 @@ def check_folder(folder: Path) -> dict[str, Any]:
         if name != "tokenizer.json":
             _refuse_code(folder / name, value)
     config = parsed["config.json"]
-    _check_config(folder / "config.json", config)
-    _check_tokenizer(folder / "tokenizer.json", parsed["tokenizer.json"])
+    check_config(folder / "config.json", config)
+    last_token = _check_tokenizer(folder / "tokenizer.json", parsed["tokenizer.json"])
     chat_template(folder)
     _check_weights(folder, config, parsed.get(INDEX))
+    if last_token >= config["vocab_size"]:
+        fault = f"has the token {last_token} and no embedding for it"
+        raise InputRefused(f"{folder / 'tokenizer.json'} {fault}", f"the model has {config['vocab_size']} embeddings")
     return config
 
 
@@ -89,30 +86,18 @@ def _keys(value: Any) -> Iterator[str]:
         pending += item.values() if isinstance(item, dict) else item if isinstance(item, list) else ()
 
 
-def _check_config(path: Path, config: dict[str, Any]) -> None:
-    expected_tensors(config, str(path))
-    if config.get("quantization_config"):
-        raise InputRefused(f"{path} describes a quantized model", "give the float model it was made from")
-    scaling = config.get("rope_scaling")
-    kind = scaling.get("rope_type", scaling.get("type")) if isinstance(scaling, dict) else scaling
-    if kind is not None and kind not in ROPE_TYPES:
-        raise InputRefused(f"{path} scales its rotary embedding by {kind!r}", f"known: {', '.join(ROPE_TYPES)}")
-    window, limit = config.get("sliding_window"), config["max_position_embeddings"]
-    slides = config.get("use_sliding_window", config["model_type"] == "mistral")
-    if slides and window is not None and not (isinstance(window, int) and window >= limit):
-        raise InputRefused(f"{path} limits attention to a window of {window!r}", "use a model with full attention")
-
-
-def _check_tokenizer(path: Path, value: dict[str, Any]) -> None:
+def _check_tokenizer(path: Path, value: dict[str, Any]) -> int:
+    """It is of a known kind and loads; the largest id it gives."""
     from tokenizers import Tokenizer
 
     model = value.get("model")
     if not isinstance(model, dict) or model.get("type") not in {"BPE", "Unigram"}:
         raise InputRefused(f"{path} is not a BPE or Unigram tokenizer", "give the tokenizer.json of the model")
     try:
-        Tokenizer.from_file(str(path))
+        ids = Tokenizer.from_file(str(path)).get_vocab(with_added_tokens=True).values()
     except Exception as error:  # the Rust library raises this very class
         raise InputRefused(f"{path} cannot be loaded: {error}", "save the tokenizer again") from error
+    return max(ids, default=0)
 
 
 def _check_weights(folder: Path, config: dict[str, Any], index: dict[str, Any] | None) -> None:

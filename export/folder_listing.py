@@ -18,6 +18,7 @@ REQUIRED = ("config.json", "tokenizer.json", "tokenizer_config.json")
 TEMPLATE = "chat_template.jinja"
 MAX_TEMPLATE = 64 << 10
 CARD = "README.md"
+MAX_CARD = 4 << 20
 INDEX = "model.safetensors.index.json"
 CODE = (".py", ".pyc", ".pyd", ".so", ".dll", ".dylib", ".exe", ".sh")
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".h5", ".keras", ".msgpack")
@@ -31,7 +32,7 @@ def list_model_files(folder: Path) -> tuple[str, ...]:
 
     Raises:
         InputRefused: the folder holds a link, a program, or weights in no other form than pickles; it lacks its
-            configuration, its tokenizer or its weights; or it cannot be read.
+            configuration, its tokenizer or its weights; a file is absurdly large; or it cannot be read.
     """
     entries = _walk(folder)
     for entry in entries:
@@ -44,6 +45,7 @@ def list_model_files(folder: Path) -> tuple[str, ...]:
     for name in REQUIRED:
         if name not in names:
             raise InputRefused(f"{folder} has no {name}", _missing(name))
+    _check_sizes(folder, names)
     return tuple(sorted({*weights, *(names & {*JSON_LIMITS, TEMPLATE, CARD})}))
 
 
@@ -85,6 +87,13 @@ def _weights(folder: Path, names: set[str]) -> set[str]:
             "convert it to safetensors where it was made: model.save_pretrained(folder, safe_serialization=True)",
         )
     raise InputRefused(f"{folder} has no model.safetensors", "give a Hugging Face folder with safetensors weights")
+
+
+def _check_sizes(folder: Path, names: set[str]) -> None:
+    """What is read or hashed whole has a size worth reading."""
+    for name, limit in {**JSON_LIMITS, TEMPLATE: MAX_TEMPLATE, CARD: MAX_CARD}.items():
+        if name in names and (folder / name).lstat().st_size > limit:
+            raise InputRefused(f"{folder / name} is larger than {limit} bytes", "give the folder of one model")
 
 
 def _missing(name: str) -> str:

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from targets.errors import InputRefused
 
-MAX_HEADER = 256 << 20
+# The vocabularies of the largest models take 20 MB and 1.5 million elements.
+MAX_HEADER = 64 << 20
 MAX_STRING = 1 << 20
 MAX_ELEMENTS = 1 << 22
 
@@ -34,17 +35,19 @@ class Cursor:
     Attributes:
         data: the whole file, uint8.
         at: bytes read so far.
+        elements: of all arrays so far.
     """
 
     path: Path
     data: NDArray[np.uint8]
     at: int = 0
+    elements: int = 0
 
     def take(self, count: int, what: str) -> bytes:
         """The next `count` bytes.
 
         Raises:
-            InputRefused: the file ends before, or the header goes on beyond 256 MiB.
+            InputRefused: the file ends before, or the header goes on beyond 64 MiB.
         """
         if count > len(self.data) - self.at:
             raise refuse(self.path, f"it ends inside {what} at byte {self.at}")
@@ -105,6 +108,9 @@ class Cursor:
         smallest = 8 if kind == _STRING else 1 if kind == _BOOL else struct.calcsize(_NUMBERS[kind])
         room = (min(len(self.data), MAX_HEADER) - self.at) // smallest
         size = self.count(f"the element count of '{key}'", min(room, MAX_ELEMENTS))
+        self.elements += size
+        if self.elements > MAX_ELEMENTS:
+            raise refuse(self.path, f"its arrays hold more than {MAX_ELEMENTS} values")
         if kind in _NUMBERS:
             numbers = self.take(size * smallest, f"the elements of '{key}'")
             return tuple(np.frombuffer(numbers, _NUMBERS[kind]).tolist())

@@ -17,6 +17,7 @@ MAX_TENSORS = 1 << 16
 MAX_FIELDS = 1 << 16
 MAX_ALIGNMENT = 1 << 20
 MAX_WEIGHTS = 1 << 48
+MAX_PADDING = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -134,4 +135,7 @@ def _place(cursor: Cursor, records: list[TensorInfo], alignment: int) -> tuple[T
         end = tensor.offset + tensor.n_bytes
         if end > len(cursor.data):
             raise refuse(cursor.path, f"it ends inside the weights of '{tensor.name}'")
+    # Writers pad to the alignment, some to a page; more is nothing a model needs, and all of it would be hashed.
+    if len(cursor.data) - end > max(alignment, MAX_PADDING):
+        raise refuse(cursor.path, f"{len(cursor.data) - end} bytes come after its last tensor")
     return placed

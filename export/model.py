@@ -8,7 +8,8 @@ from typing import Any
 
 from export.architectures import dimensions_of, expected_tensors
 from export.catalog import CATALOG, fetch
-from export.folder_check import chat_template, check_folder
+from export.finite_check import check_finite
+from export.folder_check import chat_template, check_folder, weight_files
 from export.folder_listing import CARD, TEMPLATE, list_model_files
 from export.gguf_config import config_of
 from export.gguf_reader import read_gguf
@@ -19,6 +20,7 @@ from export.hub_fetch import fetch_hub
 from export.licence import licence_of_card, spdx
 from export.source import CatalogName, GgufFile, HubId, LocalFolder, Source, source_identity, source_name
 from export.strict_json import read_object, write_json
+from export.template_check import check_template
 from targets.errors import InputRefused, NoSpace
 
 PROVENANCE = "provenance.json"
@@ -150,6 +152,8 @@ def _import(source: Source, out: Path, cache: Path) -> tuple[str, str | None]:
 def _import_gguf(path: Path, out: Path) -> tuple[str, str | None]:
     gguf = read_gguf(path)
     vocabulary = read_vocabulary(gguf)
+    if vocabulary.chat_template is not None:
+        check_template(vocabulary.chat_template, str(path))
     config = config_of(gguf, vocabulary)
     write_weights(gguf, config, out / "model.safetensors")
     write_json(out / "config.json", config)
@@ -164,8 +168,11 @@ def _import_folder(folder: Path, out: Path) -> str:
         if name != CARD:
             shutil.copyfile(folder / name, out / name, follow_symlinks=False)
     config = check_folder(out)
+    for name in weight_files(out):
+        check_finite(out / name)
     template = chat_template(out)
     if template is not None:
+        check_template(template, str(folder))
         (out / TEMPLATE).write_bytes(template.encode())
     if not (out / "generation_config.json").exists():
         write_json(out / "generation_config.json", _token_ids(config))

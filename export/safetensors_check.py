@@ -8,7 +8,9 @@ from typing import Any
 from export.strict_json import parse_object
 from targets.errors import InputRefused
 
-MAX_HEADER = 100_000_000
+# The format allows 100 MB. A decoder of a thousand layers needs 2 MB, and a parsed header takes 20 times its size.
+MAX_HEADER = 8 << 20
+MAX_DIMENSIONS = 8
 MAX_BYTES = 1 << 48
 DTYPE_BYTES = {
     "BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "U16": 2, "I16": 2, "F16": 2, "BF16": 2,
@@ -70,7 +72,9 @@ def _tensor(path: Path, name: str, entry: Any) -> StoredTensor:
         raise _refuse(path, f"{name!r} has the unknown dtype {dtype!r}")
     if not _are_counts(shape) or not _are_counts(offsets) or len(offsets) != 2:
         raise _refuse(path, f"the shape or the offsets of {name!r} are not whole numbers")
-    # Python's integers do not wrap, but a shape of a thousand huge ones would take a while to multiply.
+    if len(shape) > MAX_DIMENSIONS:
+        raise _refuse(path, f"{name!r} has {len(shape)} dimensions")
+    # Python's integers do not wrap; the bound keeps them small.
     sizes = itertools.accumulate(shape, lambda total, size: min(total * size, MAX_BYTES), initial=DTYPE_BYTES[dtype])
     *_, n_bytes = sizes
     if n_bytes >= MAX_BYTES or offsets[1] - offsets[0] != n_bytes:

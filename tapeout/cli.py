@@ -99,7 +99,9 @@ def terminate(_: int, __: Any) -> None:
 
 
 def stop(what: str, advice: str, code: int) -> None:
-    """Print an error and its next step, and end."""
-    click.echo(f"error: {what}", err=True)
-    click.echo(f"help: {advice}", err=True)
+    """Print an error and its next step, and end; names that strangers chose reach the terminal as plain text."""
+    from validate.safe_text import clean
+
+    click.echo(f"error: {clean(what)}", err=True)
+    click.echo(f"help: {clean(advice)}", err=True)
     sys.exit(code)

@@ -75,17 +75,18 @@ def write_whole(path: Path, data: bytes, temporary: Path) -> None:
 
 def copy_file(source: Path, target: Path) -> str:
     """Copy by reflink where the file system can, else byte by byte; return the SHA-256 of what `target` now holds."""
-    with source.open("rb") as reader, target.open("xb+") as writer:
-        if _reflink(reader, writer):
-            digest = hashlib.file_digest(writer, "sha256")
-        else:
-            digest = hashlib.sha256()
-            while chunk := reader.read(CHUNK):
-                digest.update(chunk)
-                writer.write(chunk)
+    digest = hashlib.sha256()
+    with source.open("rb") as reader, target.open("xb") as writer:
+        cloned = _reflink(reader, writer)
+        while not cloned and (chunk := reader.read(CHUNK)):
+            digest.update(chunk)
+            writer.write(chunk)
         writer.flush()
         os.fsync(writer.fileno())
-    return digest.hexdigest()
+    if not cloned:
+        return digest.hexdigest()
+    with target.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _reflink(reader: BinaryIO, writer: BinaryIO) -> bool:

@@ -194,3 +194,12 @@ def test_the_store_commands(tmp_path: Path) -> None:
     assert tapeout("store", "stats", cwd=tmp_path).stdout.startswith("0 entries")
     assert tapeout("store", "verify", cwd=tmp_path).returncode == 0
     assert "0 entries" in tapeout("store", "gc", "--dry-run", cwd=tmp_path).stdout
+
+
+def test_names_that_strangers_chose_cannot_steer_the_terminal(tmp_path: Path) -> None:
+    source = write_folder(tmp_path / "model")
+    (source / "\x1b]0;owned\x07\u202eyp.egnahc.py").write_text("")
+    done = tapeout("build", "null", "--model", str(source), cwd=tmp_path)
+    assert_refused(done, 4, "yp.egnahc.py")
+    assert "\x1b" not in done.stderr
+    assert "\u202e" not in done.stderr
