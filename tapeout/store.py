@@ -23,7 +23,7 @@ from export.digest import digest_files, list_files
 from tapeout.durable_files import copy_file, listing, move_new, remove_tree, seal, sync, sync_folders, write_whole
 from tapeout.file_lock import acquire, release
 from tapeout.stage_key import Provenance, Record, is_digest
-from tapeout.storage_errors import FULL, storage_errors
+from tapeout.storage_errors import FAILING, FULL, storage_errors
 from targets.errors import IntegrityError, StageFailed, UsageError
 
 FORMAT = 1
@@ -126,14 +126,15 @@ class Store:
             # Garbage collection may take a folder that nobody holds; a crash lets go of it.
             handle = acquire(folder, fcntl.LOCK_EX)
         try:
-            with storage_errors(folder, codes=FULL):
+            with storage_errors(folder, codes=FULL | FAILING):
                 yield folder
         finally:
             try:
                 with storage_errors(self.root):
                     remove_tree(folder)
             finally:
-                release(handle)
+                with storage_errors(self.root):
+                    release(handle)
 
     @contextmanager
     def lock(self, key: str, waiting: Callable[[], None] | None = None) -> Iterator[None]:
@@ -154,7 +155,8 @@ class Store:
                 self._mark_format()
             yield
         finally:
-            release(handle)
+            with storage_errors(self.root):
+                release(handle)
 
     def keys(self) -> list[str]:
         """Every key with a record, damaged or not."""
