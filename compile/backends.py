@@ -1,5 +1,6 @@
 """The table of back ends: the name a target file uses, who makes that package, and with what."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
 
@@ -16,12 +17,28 @@ class BackendEntry:
         class_name: the back end in it.
         tools: distributions whose version can change the package.
         probe: a module and a function of `compile` that says which compiler this machine has, or None.
+        options: a module of `compile` whose `check_options` refuses options and recipes before any work, and whose
+            `needs_ranges` says whether options ask for calibrated activation ranges; None where there is none.
     """
 
     module: str
     class_name: str
     tools: tuple[str, ...]
     probe: tuple[str, str] | None = None
+    options: str | None = None
+
+    def check(self, options: Mapping[str, str | int], recipe: str) -> None:
+        """Refuse what the back end would refuse of a target's options and a recipe, without doing any work.
+
+        Raises:
+            UsageError: as the back end.
+        """
+        if self.options is not None:
+            import_module(f"compile.{self.options}").check_options(options, recipe)
+
+    def needs_ranges(self, options: Mapping[str, str | int]) -> bool:
+        """Whether these options ask for calibrated activation ranges."""
+        return self.options is not None and bool(import_module(f"compile.{self.options}").needs_ranges(options))
 
     def compiler(self) -> dict[str, str]:
         """What this machine would compile with, where that is not a distribution; {} where it is."""
@@ -47,7 +64,9 @@ BACKENDS: dict[str, BackendEntry] = {
         ("openvino", "openvino-tokenizers", "transformers"),
         ("npu_compiler", "describe_compiler"),
     ),
-    "qnn": BackendEntry("qnn_backend", "QnnBackend", ("onnx-ir", "onnxruntime", "onnxruntime-qnn")),
+    "qnn": BackendEntry(
+        "qnn_backend", "QnnBackend", ("onnx-ir", "onnxruntime", "onnxruntime-qnn"), options="qnn_options"
+    ),
     "ryzen-ai": BackendEntry("ryzen_ai_backend", "RyzenAiBackend", ("nncf", "onnx-ir", "onnxruntime", "safetensors")),
 }
 

@@ -6,6 +6,7 @@ OpenVINO's NPU plugin compiles for a platform that is not here when it is told w
 
 import os
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from compile.npu_compiler_native import find_native
 from compile.npu_compiler_wheel import VERSION
 from compile.npu_compiler_wine import INSTALL, find_wine
 from compile.vendor_child import require_output, run_vendor
-from targets.errors import StageFailed
+from targets.errors import StageFailed, TapeoutError, TimedOut
 from targets.probe import Available, Missing
 
 PLATFORMS = ("3720", "4000", "5010")
@@ -28,6 +29,8 @@ DOWNLOADS_VARIABLE = "TAPEOUT_DOWNLOADS"
 SWITCH_VARIABLE = "TAPEOUT_NPU_COMPILER"
 
 COMPILE_SECONDS = 1200
+# For all parts of a refused model together.
+BISECTION_SECONDS = 1200
 # 6 to 9 times the weights were seen with larger models, beside what the compiler itself needs.
 MEMORY_BASE = 2 << 30
 MEMORY_PER_WEIGHT_BYTE = 12
@@ -119,22 +122,81 @@ def compile_blob(compiler: Compiler, model: Path, platform: str, properties: Map
     what, log = f"NPU {platform} compiler", cache / f"compile-{platform}-{os.getpid()}.log"
     given = {**properties, "NPU_COMPILER_TYPE": "PLUGIN", "NPU_PLATFORM": platform}
     with tempfile.TemporaryDirectory(prefix="tapeout-npu-") as scratch:
-        probe = write_probe(Path(scratch))
-        files = [compiler.path(path) for path in (probe, model, blob)]
-        run_vendor(
-            compiler.command(cache, [platform, *files, *(text for pair in given.items() for text in pair)]),
-            what=what,
-            timeout_s=COMPILE_SECONDS,
-            memory_bytes=MEMORY_BASE + MEMORY_PER_WEIGHT_BYTE * model.with_suffix(".bin").stat().st_size,
-            log=log,
-            environment=compiler.environment(cache),
-        )
-    require_output([blob], what, log)
+        run = Run(compiler, cache, platform, write_probe(Path(scratch)))
+        try:
+            run.compile(model, given, blob, what, log)
+        except StageFailed as error:
+            raise StageFailed(f"{error.what}{explain(run, model, Path(scratch))}", error.help) from error
     said = read_facts(log, what)
     log.unlink()
     facts = read_blob(blob)
     check_blob(facts, platform)
     return Compiled(facts, f"{compiler.version}, compiler {plain_version(said['compiler'])}", said["requirements"])
+
+
+@dataclass(frozen=True)
+class Run:
+    """A compiler that is set up, at work for one platform.
+
+    Attributes:
+        compiler: who does it.
+        cache: where it is set up.
+        platform: of the NPU.
+        probe: a model of one operator.
+    """
+
+    compiler: Compiler
+    cache: Path
+    platform: str
+    probe: Path
+
+    def compile(self, model: Path, properties: Mapping[str, str], blob: Path, what: str, log: Path) -> None:
+        """Compile `model` in a child and export it to `blob`.
+
+        Raises:
+            StageFailed: the child crashed, refused the model, took too much memory, or wrote nothing.
+            TimedOut: it did not end.
+        """
+        files = [self.compiler.path(path) for path in (self.probe, model, blob)]
+        arguments = [self.platform, *files, *(text for pair in properties.items() for text in pair)]
+        run_vendor(
+            self.compiler.command(self.cache, arguments),
+            what=what,
+            timeout_s=COMPILE_SECONDS,
+            memory_bytes=MEMORY_BASE + MEMORY_PER_WEIGHT_BYTE * model.with_suffix(".bin").stat().st_size,
+            log=log,
+            environment=self.compiler.environment(self.cache),
+        )
+        require_output([blob], what, log)
+
+
+def explain(run: Run, model: Path, scratch: Path) -> str:
+    """What bisection finds in a model that was refused, as the end of an error's sentence."""
+    from compile.openvino_refused_part import find_refused_part
+
+    deadline = time.monotonic() + BISECTION_SECONDS
+    plain = {"NPU_COMPILER_TYPE": "PLUGIN", "NPU_PLATFORM": run.platform}
+
+    def compiles(part: Path) -> bool:
+        if time.monotonic() > deadline:
+            raise TimedOut(f"{BISECTION_SECONDS:g} s were not enough", "compile the model by hand")
+        blob = scratch / "part.blob"
+        blob.unlink(missing_ok=True)
+        try:
+            run.compile(part, plain, blob, "NPU compiler: part of a model", scratch / "part.log")
+        except StageFailed:
+            return False
+        return True
+
+    try:
+        if not compiles(run.probe):
+            return "\nit does not compile a single operator either: it does not work here"
+        refused = find_refused_part(model, compiles, scratch)
+    except (TapeoutError, RuntimeError) as error:
+        return f"\nwhich part of the model it refuses was not found: {error}"
+    if refused is None:
+        return "\nit takes the model at fixed lengths, as a whole: what it refuses is what NPUW makes of it"
+    return f"\nthe smallest part of the model that it refuses: {refused}"
 
 
 def write_probe(folder: Path) -> Path:

@@ -14,8 +14,9 @@ from compile.openvino_backend import MODEL, OpenVinoBackend
 from compile.openvino_npu_shapes import npuw_properties, static_shapes
 from compile.package import Package, folder_bytes, refuse_options
 from export.digest import digest_file
+from quantize.hub_weights import quantized_weights
 from quantize.quantizer import QuantizedModel
-from targets.errors import StageFailed, UsageError
+from targets.errors import NotForModel, StageFailed, UsageError
 from targets.legality import CHANNEL_WISE, parse_scheme
 from targets.names import choose
 from targets.probe import Missing
@@ -43,12 +44,14 @@ class OpenVinoNpuBackend:
 
         Raises:
             UsageError: no platform, an unknown one, or another option.
+            NotForModel: the scheme's groups do not divide every weight's input channels.
             InputRefused: the model's context is too short for the NPU's static shapes.
             StageFailed: a fusion or a weight was lost, a constant does not fit float16, or the NPU compiler refused.
             TimedOut: the NPU compiler did not end.
         """
         refuse_options(options, ("npu_platform",), self.name)
         platform = platform_of(options)
+        refuse_mixed_groups(quantized)
         shapes = static_shapes(quantized.facts.max_positions)
         base = OpenVinoBackend().compile_package(quantized, {}, out)
         describe_weights(out, quantized.scheme)
@@ -86,6 +89,27 @@ def platform_of(options: Mapping[str, str | int]) -> str:
             f'write options = {{ npu_platform = "{PLATFORMS[0]}" }}; known: {", ".join(PLATFORMS)}',
         )
     return choose(str(given), {name: name for name in PLATFORMS}, "NPU platform")
+
+
+def refuse_mixed_groups(quantized: QuantizedModel) -> None:
+    """Refuse weights of which some are in groups and some, whose channels no group divides, channel-wise.
+
+    NPUW is told one form for all of them, and unpacks the weights of any other into the blob.
+
+    Raises:
+        NotForModel: names a weight that is channel-wise and its input channels.
+    """
+    import onnx_ir as ir
+
+    bits, _, group_size = parse_scheme(quantized.scheme)
+    if group_size == CHANNEL_WISE:
+        return
+    for name, _, weight in quantized_weights(ir.load(quantized.graph)):
+        if weight.bits == bits and weight.group_size != group_size:
+            raise NotForModel(
+                f"groups of {group_size} do not divide the {weight.codes.shape[1]} input channels of {name}",
+                "the NPU wants one form for all weights: a channel-wise scheme is the one for this model",
+            )
 
 
 def describe_weights(folder: Path, scheme: str) -> None:

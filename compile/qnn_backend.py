@@ -3,72 +3,18 @@
 import shutil
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
-from compile.package import Package, folder_bytes, refuse_options
-from compile.qnn_compiler import Hexagon, binary_of, compile_contexts, tools
-from compile.qnn_rules import check_device
+from compile.package import Package, folder_bytes
+from compile.qnn_compiler import binary_of, compile_contexts, tools
+from compile.qnn_options import Hexagon, QnnOptions, check_options, needs_ranges
 from export.hub import copy_side_files
+from quantize.activation_ranges import ActivationRanges
 from quantize.quantizer import QuantizedModel
 from targets.errors import StageFailed, TapeoutError, UsageError
-from targets.names import choose
 from targets.status import Status
 
-ACTIVATIONS = {"float16": "float activations, which the HTP computes in float16; nothing is calibrated"}
-
-# Slots of the KV cache, and tokens that one prefill takes.
-CONTEXT, CHUNK = 512, 64
-LONGEST_CONTEXT = 32768
-
 SESSIONS = ("prefill", "decode")
-
-
-@dataclass(frozen=True)
-class QnnOptions:
-    """What a target says of its HTP.
-
-    Attributes:
-        hexagon: the device.
-        context: slots of the KV cache; a model of fewer positions gets as many as it has.
-        chunk: tokens that one prefill takes.
-        activations: a name of `ACTIVATIONS`.
-    """
-
-    hexagon: Hexagon
-    context: int
-    chunk: int
-    activations: str
-
-    @classmethod
-    def read(cls, options: Mapping[str, str | int]) -> "QnnOptions":
-        """From a target's options.
-
-        Raises:
-            UsageError: an unknown or missing option, or a value out of bounds.
-        """
-        refuse_options(options, ("soc_model", "htp_arch", "context", "chunk", "activations"), QnnBackend.name)
-        hexagon = Hexagon(whole(options, "soc_model", None, 1 << 16), whole(options, "htp_arch", None, 1 << 16))
-        check_device(hexagon.soc_model, hexagon.htp_arch)
-        context = whole(options, "context", CONTEXT, LONGEST_CONTEXT)
-        chunk = whole(options, "chunk", CHUNK, context)
-        activations = str(options.get("activations", "float16"))
-        choose(activations, ACTIVATIONS, "kind of activations")
-        return cls(hexagon, context, chunk, activations)
-
-
-def whole(options: Mapping[str, str | int], name: str, default: int | None, largest: int) -> int:
-    """A positive whole number among the options.
-
-    Raises:
-        UsageError: missing without a default, not a number, or out of bounds.
-    """
-    value = options.get(name, default)
-    if value is None:
-        raise UsageError(f"back end qnn needs the option '{name}'", f"give the device's {name} in the target file")
-    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= largest:
-        raise UsageError(f"option {name} = {value!r} is not a whole number from 1 to {largest}", "correct the target")
-    return value
 
 
 class QnnBackend:
@@ -80,11 +26,19 @@ class QnnBackend:
         """Versions of the graph library, the runtime, the execution provider and its QAIRT."""
         return tools()
 
-    def compile_package(self, quantized: QuantizedModel, options: Mapping[str, str | int], out: Path) -> Package:
+    def compile_package(
+        self,
+        quantized: QuantizedModel,
+        options: Mapping[str, str | int],
+        out: Path,
+        ranges: ActivationRanges | None = None,
+    ) -> Package:
         """Write the static graphs, their contexts, the manifest, the scripts and the tokenizer to `out`.
 
+        `ranges` are those that `needs_ranges` asks for; without 16-bit activations there are none.
+
         Raises:
-            UsageError: unknown, missing or unsupported options.
+            UsageError: unknown, missing or unsupported options, or weights that are not for 16-bit activations.
             DeviceMissing: the execution provider is not installed.
             StageFailed: the HTP's compiler failed or left operators on the CPU, or a weight changed.
             TimedOut: the compiler did not end.
@@ -92,10 +46,14 @@ class QnnBackend:
         from compile.qnn_graphs import check_contexts, check_sources, write_sources
         from compile.qnn_package import write_manifest, write_scripts
 
+        check_options(options, quantized.scheme)
         chosen, versions = QnnOptions.read(options), tools()
+        if needs_ranges(options) and ranges is None:
+            raise UsageError("16-bit activations need calibrated ranges", "run the stage `ranges` on this model first")
+        limits = ranges.load() if ranges is not None and needs_ranges(options) else {}
         context = min(chosen.context, quantized.facts.max_positions)
         sizes = {"prefill": min(chosen.chunk, context), "decode": 1}
-        packed = write_sources(quantized, context, sizes, out)
+        packed = write_sources(quantized, context, sizes, out, limits)
         checks, digest = check_sources(quantized, packed, out)
         compile_graphs(chosen.hexagon, out)
         contexts = [out / f"{session}_ctx.onnx" for session in SESSIONS]
@@ -103,6 +61,8 @@ class QnnBackend:
         copy_side_files(quantized.folder, out)
         settings = {**chosen.hexagon.provider_options(), "htp_performance_mode": "burst"}
         requires = {**{key: settings[key] for key in ("soc_model", "htp_arch")}, **versions}
+        if ranges is not None and limits:
+            requires["activations"] = f"uint16, calibrated on {ranges.tokens} tokens"
         write_manifest(out, requires, {"context": context, "chunk": sizes["prefill"]}, contexts)
         write_scripts(out)
         return Package(

@@ -8,10 +8,10 @@ import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
+from compile.qnn_options import Hexagon
 from compile.vendor_child import require_output, run_vendor
 from targets.errors import DeviceMissing, StageFailed
 
@@ -23,23 +23,6 @@ BYTES_PER_WEIGHT_BYTE = 24
 # SmolLM2 in 4 bits (90 MB of weights) takes 62 s of processor time for both graphs, and 1.6 GB.
 BASE_S = 600.0
 S_PER_WEIGHT_BYTE = 5e-6
-
-
-@dataclass(frozen=True)
-class Hexagon:
-    """The device to compile for.
-
-    Attributes:
-        soc_model: Qualcomm's number of the system on a chip.
-        htp_arch: its Hexagon architecture.
-    """
-
-    soc_model: int
-    htp_arch: int
-
-    def provider_options(self) -> dict[str, str]:
-        """What the execution provider is told. Both numbers: with one alone it compiles for its default."""
-        return {"backend_type": "htp", "soc_model": str(self.soc_model), "htp_arch": str(self.htp_arch)}
 
 
 def compile_contexts(

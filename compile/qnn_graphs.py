@@ -9,21 +9,31 @@ import onnx_ir as ir
 from compile.attention import find_attentions
 from compile.onnxruntime_backend import package_weights
 from compile.package import check_same_weights
+from compile.qnn_activations import linear_weights, quantize_activations
 from compile.qnn_lowering import StaticShape, lower_for_htp
 from compile.qnn_rules import check_graph, label
 from compile.rotary import rotary_tables
 from export.hub import WEIGHTS
+from quantize.activation_ranges import LinearRanges
 from quantize.quantizer import QuantizedModel
 from quantize.weight import QuantizedWeight
 from targets.errors import StageFailed
 
 Packed = Mapping[str, list[tuple[str, int]]]
+NO_RANGES: Mapping[str, LinearRanges] = {}
 
 
-def write_sources(quantized: QuantizedModel, context: int, sizes: Mapping[str, int], out: Path) -> Packed:
+def write_sources(
+    quantized: QuantizedModel,
+    context: int,
+    sizes: Mapping[str, int],
+    out: Path,
+    ranges: Mapping[str, LinearRanges] = NO_RANGES,
+) -> Packed:
     """Write `<session>.onnx` for each session and the tokens it takes at once.
 
     What the first graph stores in the file of weights the others read from there: the graphs differ in shapes only.
+    Linear layers with `ranges`, by the name of the weight, get 16-bit integer activations.
 
     Returns:
         For every MatMulNBits by node name the hub weights it holds, each with its number of outputs.
@@ -39,6 +49,8 @@ def write_sources(quantized: QuantizedModel, context: int, sizes: Mapping[str, i
     for session, tokens in sizes.items():
         model = ir.load(quantized.graph)
         packed = lower_for_htp(model, quantized.facts, StaticShape(tokens, context), tables)
+        if ranges:
+            quantize_activations(model, ranges)
         model.graph.name = session
         check_graph(model, session)
         path = out / f"{session}.onnx"
@@ -81,14 +93,16 @@ def check_sources(quantized: QuantizedModel, packed: Packed, out: Path) -> tuple
             raise StageFailed(
                 f"{found.count('Attention')} Attention for {layers} layers in the {session} graph", "report this model"
             )
-        weights = {**package_weights(model, packed), **embedding_weights(model.graph)}
+        integer = linear_weights(model.graph)
+        weights = {**package_weights(model, packed), **integer, **embedding_weights(model.graph)}
         digest = check_same_weights(quantized, weights, "qnn")
         counts = {
             "operators": len(found),
             "attentions": layers,
             "attentions_fused": found.count("Attention"),
             "quantized_weights": sum(quantized.counts.values()),
-            "quantized_matmuls": found.count("MatMulNBits"),
+            "quantized_matmuls": found.count("MatMulNBits") + len(integer),
+            **({"integer_matmuls": len(integer)} if integer else {}),
         }
     return counts, digest
 

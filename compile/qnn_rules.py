@@ -8,17 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 import onnx_ir as ir
 
-from targets.errors import StageFailed, UsageError
-from targets.names import suggestion
-
-# Hexagon architectures, as the `htp_arch` of the execution provider. Each of these compiled.
-ARCHITECTURES = (69, 73, 75, 79, 81)
-REFUSED_ARCHITECTURES = {68: "onnxruntime-qnn leaves a graph for Hexagon v68 on the CPU and says nothing"}
-
-# Qualcomm's number of a system on a chip -> its Hexagon, as ExecuTorch's Qualcomm back end lists them (`qc_schema.py`);
-# the two laptops' numbers are those of QNN_SOC_MODEL_SC8380XP and QNN_SOC_MODEL_SC8480XP. Given another architecture
-# than its own, a system on a chip is compiled for all the same.
-HEXAGON_OF = {36: 69, 43: 73, 57: 75, 60: 73, 69: 79, 87: 81, 88: 81}
+from targets.errors import StageFailed
 
 # Operators by domain and type, with what becomes of them.
 REFUSED_OPERATORS = {
@@ -31,22 +21,6 @@ REFUSED_OPERATORS = {
 LARGEST_CONSTANT = 32752.0
 
 Finding = tuple[str, str]
-
-
-def check_device(soc_model: int, arch: int) -> None:
-    """Refuse a Hexagon that this execution provider does not compile for, or that the system on a chip has not got.
-
-    Raises:
-        UsageError: an unknown architecture, one that falls back to the CPU, or another than `soc_model` has.
-    """
-    if arch in REFUSED_ARCHITECTURES:
-        raise UsageError(f"htp_arch {arch} is not supported: {REFUSED_ARCHITECTURES[arch]}", "choose a newer device")
-    if arch not in ARCHITECTURES:
-        known = suggestion(str(arch), map(str, ARCHITECTURES))
-        raise UsageError(f"htp_arch {arch} is not a Hexagon that onnxruntime-qnn compiles for", known)
-    if HEXAGON_OF.get(soc_model, arch) != arch:
-        own = HEXAGON_OF[soc_model]
-        raise UsageError(f"soc_model {soc_model} has a Hexagon v{own}, not v{arch}", f"write htp_arch = {own}")
 
 
 def check_graph(model: ir.Model, what: str) -> None:
@@ -99,6 +73,20 @@ def find_shifted_blocks(model: ir.Model) -> Iterator[Finding]:
             yield label(node), "block-wise zero points are misread; use MatMulNBits, or codes without a zero point"
 
 
+def find_misread_channels(model: ir.Model) -> Iterator[Finding]:
+    """Channel-wise DequantizeLinear with negative scales, or of 4 bits without zero points: other numbers come out."""
+    for node in model.graph:
+        if node.op_type != "DequantizeLinear" or "block_size" in node.attributes:
+            continue
+        scales = node.inputs[1].const_value if node.inputs[1] is not None else None
+        if scales is None or len(scales.shape) != 1 or node.inputs[0] is None:
+            continue
+        if (scales.numpy() < 0).any():
+            yield label(node), "negative scales of channels are misread; write the scale for blocks of the channel"
+        elif node.inputs[0].dtype in {ir.DataType.INT4, ir.DataType.UINT4} and len(node.inputs) < 3:
+            yield label(node), "4-bit channels are misread without zero points; write zeros, or blocks"
+
+
 def find_unbounded_constants(model: ir.Model) -> Iterator[Finding]:
     """Constants that are an infinity in float16, or one once a score is added.
 
@@ -127,6 +115,7 @@ RULES: Mapping[str, Callable[[ir.Model], Iterator[Finding]]] = {
     "refused operator": find_refused_operators,
     "symbolic shape": find_symbolic_shapes,
     "block zero point": find_shifted_blocks,
+    "misread channels": find_misread_channels,
     "unbounded constant": find_unbounded_constants,
     "wide RMSNormalization": find_wide_norms,
 }

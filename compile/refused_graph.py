@@ -47,21 +47,61 @@ def find_refused(path: Path, compiles: Compiles, scratch: Path) -> Refusal | Non
         scratch: an existing folder.
     """
     search = Search(path, compiles, scratch)
-    low, high = 0, len(search.units)
-    if search.taken(range(low, high)):
+    kept = smallest_refused(len(search.units), search.taken)
+    return None if kept is None else search.refusal(kept)
+
+
+def smallest_refused(count: int, taken: Callable[[list[int]], bool]) -> list[int] | None:
+    """Of `count` units in a row, those that are refused together and of which none can be left out; None if none are.
+
+    Args:
+        count: units, numbered from 0.
+        taken: whether the compiler takes the part made of these units.
+    """
+    low, high = 0, count
+    if taken(list(range(low, high))):
         return None
     while high - low > 1:
         middle = (low + high) // 2
-        if not search.taken(range(low, middle)):
+        if not taken(list(range(low, middle))):
             high = middle
-        elif not search.taken(range(middle, high)):
+        elif not taken(list(range(middle, high))):
             low = middle
         else:
-            high = search.last(low, middle + 1, high)
-            low = search.first(low, middle, high)
+            high = last_end(low, middle + 1, high, taken)
+            low = first_start(low, middle, high, taken)
             break
-    kept = search.without_the_rest(list(range(low, high)))
-    return search.refusal(kept)
+    return without_the_rest(list(range(low, high)), taken)
+
+
+def last_end(low: int, first: int, high: int, taken: Callable[[list[int]], bool]) -> int:
+    """The smallest end in `first..high` for which low..end is refused."""
+    while first < high:
+        middle = (first + high) // 2
+        first, high = (middle + 1, high) if taken(list(range(low, middle))) else (first, middle)
+    return high
+
+
+def first_start(low: int, last: int, high: int, taken: Callable[[list[int]], bool]) -> int:
+    """The largest start in `low..last` for which start..high is refused."""
+    while low < last:
+        middle = (low + last + 1) // 2
+        low, last = (low, middle - 1) if taken(list(range(middle, high))) else (middle, last)
+    return low
+
+
+def without_the_rest(kept: list[int], taken: Callable[[list[int]], bool]) -> list[int]:
+    """Leave out what can be left out, in ever smaller pieces, while what remains is refused."""
+    size = len(kept) // 2
+    while size:
+        for start in range(0, len(kept), size):
+            rest = kept[:start] + kept[start + size :]
+            if rest and not taken(rest):
+                kept = rest
+                break
+        else:
+            size //= 2
+    return kept
 
 
 class Search:
@@ -82,33 +122,6 @@ class Search:
         (self.scratch / WEIGHTS).unlink(missing_ok=True)
         ir.save(part, self.scratch / GRAPH, external_data=WEIGHTS)
         return self.compiles(self.scratch / GRAPH)
-
-    def last(self, low: int, first: int, high: int) -> int:
-        """The smallest end in `first..high` for which low..end is refused."""
-        while first < high:
-            middle = (first + high) // 2
-            first, high = (middle + 1, high) if self.taken(range(low, middle)) else (first, middle)
-        return high
-
-    def first(self, low: int, last: int, high: int) -> int:
-        """The largest start in `low..last` for which start..high is refused."""
-        while low < last:
-            middle = (low + last + 1) // 2
-            low, last = (low, middle - 1) if self.taken(range(middle, high)) else (middle, last)
-        return low
-
-    def without_the_rest(self, kept: list[int]) -> list[int]:
-        """Leave out what can be left out, in ever smaller pieces, while what remains is refused."""
-        size = len(kept) // 2
-        while size:
-            for start in range(0, len(kept), size):
-                rest = kept[:start] + kept[start + size :]
-                if rest and not self.taken(rest):
-                    kept = rest
-                    break
-            else:
-                size //= 2
-        return kept
 
     def refusal(self, kept: Sequence[int]) -> Refusal:
         """The finding."""

@@ -11,7 +11,7 @@ from quantize.calibrated import CalibratedInputs, quantize_decoder
 from quantize.precision import conditions
 from quantize.recipe import ClipPlan, Recipe, parse_recipe, recipe_name
 from quantize.weight import QuantizedWeight, digest_weights
-from targets.errors import StageFailed, UsageError
+from targets.errors import NotForModel, StageFailed, UsageError
 
 if TYPE_CHECKING:
     from quantize.hub_weights import WeightUse
@@ -168,12 +168,12 @@ def refuse_useless_groups(recipe: Recipe, in_channels: list[int]) -> None:
     """Refuse a group size that divides no weight's input channels: all of them would be channel-wise.
 
     Raises:
-        StageFailed: names the sizes and what divides them all.
+        NotForModel: names the sizes and what divides them all.
     """
     if in_channels and all(recipe.format.for_inputs(size) != recipe.format for size in in_channels):
         sizes = sorted(set(in_channels))
         fitting = [f"g{group}" for group in GROUP_SIZES if all(size % group == 0 for size in sizes)]
-        raise StageFailed(
+        raise NotForModel(
             f"no weight has input channels that groups of {recipe.format.group_size} divide: "
             f"there are {', '.join(map(str, sizes))}",
             f"choose a scheme that ends in {' or '.join((*fitting, 'cw'))}",

@@ -9,7 +9,7 @@ import click
 from click.core import ParameterSource
 
 from tapeout.output import echo_json
-from targets.errors import DeviceMissing, TapeoutError, UsageError
+from targets.errors import DeviceMissing, NotForModel, TapeoutError, UsageError
 from targets.status import Verdict
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def run_request(context: click.Context, request: "Request", options: Mapping[str
     else:
         render_terminal(built.report, console, built.folder / "report.html")
     write_step_summary(built.report)
-    broken = [error for error in built.errors if not isinstance(error, DeviceMissing)]
+    broken = [error for error in built.errors if not isinstance(error, DeviceMissing | NotForModel)]
     context.exit(broken[0].exit_code if broken else exit_code(built.report, strict=bool(options["strict"])))
 
 

@@ -23,6 +23,10 @@ PLUGINS: dict[str, tuple[str, str]] = {
 
 # Programs that a command of ours calls.
 PROGRAMS: dict[str, tuple[str, str]] = {
+    "model_generate": (
+        "AMD XDNA2 NPU: generates from a hand-off",
+        "it comes with AMD's Ryzen AI 1.8, for Windows 11 only; finalize.ps1 in the package runs it there",
+    ),
     "ssh": ("tapeout validate --on", "install OpenSSH's client (Debian, Ubuntu: apt-get install openssh-client)"),
 }
 

@@ -189,6 +189,7 @@ def make_plan(request: Request) -> Plan:
 def candidates(request: Request, plan: Plan) -> Iterator[CandidateJobs]:
     """One candidate for every buildable runtime and every wanted recipe."""
     quantized: dict[str, Job] = {}
+    ranges: dict[str, Job] = {}
     compiled: dict[tuple[str, str, str], Job] = {}
     for device in request.target.devices:
         for runtime in device.runtimes:
@@ -196,7 +197,8 @@ def candidates(request: Request, plan: Plan) -> Iterator[CandidateJobs]:
                 continue
             for recipe in wanted_recipes(request, device, runtime):
                 quantize = quantized.setdefault(recipe, quantize_job(recipe, plan))
-                package = compile_job(recipe, runtime, quantize)
+                limits = ranges.setdefault(recipe, ranges_job(recipe, quantize, plan))
+                package = compile_job(recipe, runtime, quantize, limits)
                 options = json.dumps(package.parameters["options"], sort_keys=True)
                 package = compiled.setdefault((recipe, runtime.backend, options), package)
                 measure = measure_job(request, device, runtime, package, plan)
@@ -244,13 +246,24 @@ def quantize_job(recipe: str, plan: Plan) -> Job:
     return Job("quantize", recipe, {"recipe": recipe}, inputs)
 
 
-def compile_job(recipe: str, runtime: Runtime, quantize: Job) -> Job:
-    """The job that makes one runtime's package; its options tell apart the generations of a device."""
-    find_entry(runtime.backend)  # an unknown one is refused before any work
+def ranges_job(recipe: str, quantize: Job, plan: Plan) -> Job:
+    """The job that finds what a quantized model's linear layers read and give."""
+    return Job("ranges", recipe, inputs={"quantized": quantize, "calibration": plan.calibration})
+
+
+def compile_job(recipe: str, runtime: Runtime, quantize: Job, ranges: Job) -> Job:
+    """The job that makes one runtime's package; its options tell apart the generations of a device.
+
+    Raises:
+        UsageError: no such back end, or one that refuses the options or the recipe: before any work.
+    """
+    entry = find_entry(runtime.backend)
+    entry.check(runtime.options, recipe)
     label = " ".join((recipe, runtime.backend, *map(str, runtime.options.values())))
-    return Job(
-        "compile", label, {"backend": runtime.backend, "options": dict(runtime.options)}, {"quantized": quantize}
-    )
+    inputs = {"quantized": quantize}
+    if entry.needs_ranges(runtime.options):
+        inputs["ranges"] = ranges
+    return Job("compile", label, {"backend": runtime.backend, "options": dict(runtime.options)}, inputs)
 
 
 def wanted_recipes(request: Request, device: Device, runtime: Runtime) -> tuple[str, ...]:

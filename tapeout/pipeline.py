@@ -6,6 +6,8 @@
       |                  |    |
       +--> calibrate ----+    |     the float model's own text, for recipes that look at more than the weights
               |               |
+              +--> ranges ----+     what linear layers read and give, for devices with integer activations
+              |               |
               +--> sensitivity+     what each weight costs, for recipes that keep some in 8 bits
 
 A stage takes frozen values and an empty folder, writes its files there and returns a frozen value. Modules are
@@ -143,6 +145,13 @@ def quantize_stage(call: Call) -> Any:
     return quantize_model(call.inputs["hub"], call.parameters["recipe"], call.out, call.progress, inputs)
 
 
+def ranges_stage(call: Call) -> Any:
+    """Quantized hub and calibration tokens -> ranges of its activations."""
+    from quantize.activation_ranges import measure_ranges
+
+    return measure_ranges(call.inputs["quantized"], call.inputs["calibration"], call.out, call.progress)
+
+
 def experience_stage(call: Call) -> Any:
     """Hub -> what the float model says where users feel a difference."""
     from validate.experience import record_experience
@@ -157,8 +166,9 @@ def compile_stage(call: Call) -> Any:
     """Quantized hub -> package."""
     from compile.backends import find_backend
 
-    backend = find_backend(call.parameters["backend"])
-    return backend.compile_package(call.inputs["quantized"], call.parameters["options"], call.out)
+    backend: Any = find_backend(call.parameters["backend"])
+    more = {"ranges": call.inputs["ranges"]} if "ranges" in call.inputs else {}
+    return backend.compile_package(call.inputs["quantized"], call.parameters["options"], call.out, **more)
 
 
 def measure_stage(call: Call) -> Any:
@@ -225,6 +235,13 @@ STAGES = (
         "quantize.quantizer:QuantizedModel",
         ("nncf", "onnx", "onnx-ir", "torch", "transformers"),
         timeout_s=4 * 3600,
+    ),
+    Stage(
+        "ranges",
+        ranges_stage,
+        "quantize.activation_ranges",
+        "quantize.activation_ranges:ActivationRanges",
+        ("onnx", "onnxruntime"),
     ),
     Stage(
         "compile",

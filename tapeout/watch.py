@@ -18,6 +18,7 @@ TITLES = {
     "sensitivity": "find what each weight costs",
     "experience": "record the float model in the in-vehicle suite",
     "quantize": "quantize",
+    "ranges": "find the range of every activation",
     "compile": "compile",
     "measure": "validate",
 }

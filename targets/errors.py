@@ -54,6 +54,10 @@ class StageFailed(TapeoutError):
     exit_code = 6
 
 
+class NotForModel(StageFailed):
+    """A recipe that this model's shapes leave without a package of its own: the others of its ladder stand for it."""
+
+
 class TimedOut(TapeoutError):
     """A stage that did not end within its time limit."""
 

@@ -11,7 +11,7 @@ A recipe's name (`quantize.recipe`) is a scheme's name and the steps that choose
 import math
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from targets.errors import UsageError
 from targets.names import choose
@@ -141,6 +141,12 @@ LEGALITY: dict[str, Legality] = {
         group_sizes=(),
         static_shapes=True,
         refusal="XDNA1 (Phoenix, Hawk Point) runs convolutional networks in INT8 only, no language model",
+    ),
+    # Beside 16-bit activations (the option `activations` of the back end qnn), on any Hexagon.
+    "qualcomm-htp-uint16": replace(
+        _HTP,
+        symmetric=(True,),
+        reasons={**_HTP.reasons, "symmetric": "beside 16-bit activations the HTP misreads zero points of blocks"},
     ),
     "qualcomm-htp-v73": _HTP,
     "qualcomm-htp-v75": _HTP,

@@ -130,7 +130,10 @@ def test_what_the_compiler_wrote_and_said_is_kept_and_its_log_is_not(model: Path
 @pytest.mark.parametrize(
     ("compiler", "message"),
     [
-        (ScriptedCompiler("pass"), "NPU 4000 compiler ended without writing model.blob"),
+        (
+            ScriptedCompiler("pass"),
+            r"(?s)NPU 4000 compiler ended without writing model.blob.*does not compile a single operator either",
+        ),
         (
             ScriptedCompiler("import sys; sys.exit('no such operator')"),
             r"ended with code 1; it said:\n  no such operator",
@@ -142,6 +145,26 @@ def test_what_the_compiler_wrote_and_said_is_kept_and_its_log_is_not(model: Path
 def test_a_compiler_that_does_not_deliver_is_an_error(model: Path, compiler: Compiler, message: str) -> None:
     with pytest.raises(StageFailed, match=message):
         compile_blob(compiler, model, "4000", {}, model.with_suffix(".blob"))
+
+
+def test_the_smallest_part_that_it_refuses_is_named(tiny_packages: Packages, model: Path) -> None:
+    decoder = tiny_packages["llama", "w8-sym", "openvino"].folder / "openvino_model.xml"
+    choosy = ScriptedCompiler(
+        "import sys; attends = 'ScaledDotProductAttention' in open(sys.argv[3]).read();"
+        "sys.exit('no attention') if attends else open(sys.argv[4], 'wb').write(b'blob')"
+    )
+    with pytest.raises(StageFailed, match=r"(?s)no attention.*it refuses: ScaledDotProductAttention \S+ \(reads f32"):
+        compile_blob(choosy, decoder, "4000", {}, model.with_suffix(".blob"))
+
+
+def test_a_compiler_that_takes_every_part_is_said_to(tiny_packages: Packages, model: Path) -> None:
+    """As when what NPUW makes of the model is refused, and not the model."""
+    decoder = tiny_packages["llama", "w8-sym", "openvino"].folder / "openvino_model.xml"
+    choosy = ScriptedCompiler(
+        "import sys; sys.exit('no') if 'NPUW_LLM' in sys.argv else open(sys.argv[4], 'wb').write(b'blob')"
+    )
+    with pytest.raises(StageFailed, match="it takes the model at fixed lengths, as a whole"):
+        compile_blob(choosy, decoder, "4000", SHAPES, model.with_suffix(".blob"))
 
 
 def test_the_compiler_is_told_the_platform_and_the_shapes(model: Path) -> None:

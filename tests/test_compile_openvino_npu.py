@@ -17,11 +17,11 @@ import pytest
 
 from compile import finalize_npu
 from compile.npu_compiler import SWITCH_VARIABLE
-from compile.openvino_npu_backend import MANIFEST, OpenVinoNpuBackend, describe_weights
+from compile.openvino_npu_backend import MANIFEST, OpenVinoNpuBackend, describe_weights, refuse_mixed_groups
 from compile.openvino_npu_shapes import static_shapes
 from compile.package import Package, folder_bytes
 from quantize.quantizer import QuantizedModel
-from targets.errors import InputRefused, StageFailed, UsageError
+from targets.errors import InputRefused, NotForModel, StageFailed, UsageError
 from targets.status import Status
 from tests.conftest import Quantized
 
@@ -52,6 +52,15 @@ def run_script(folder: Path, **environment: str) -> "subprocess.CompletedProcess
         check=False,
         timeout=120,
     )
+
+
+def test_groups_that_divide_only_some_weights_are_not_made(tiny_quantized: Quantized, tmp_path: Path) -> None:
+    """128 divides the 128 inputs of down_proj and none of the 64 of the others, which became channel-wise."""
+    with pytest.raises(NotForModel, match=r"groups of 128 do not divide the 64 input channels of model\.layers\.0\."):
+        OpenVinoNpuBackend().compile_package(tiny_quantized["w4-sym-g128"], OPTIONS, tmp_path)
+    assert not list(tmp_path.iterdir())
+    for scheme in ("w4-sym-g32", "w4-sym-cw", "w8-sym"):
+        refuse_mixed_groups(tiny_quantized[scheme])
 
 
 def test_without_a_compiler_the_package_is_prepared_and_says_what_changes_that(package: Package) -> None:

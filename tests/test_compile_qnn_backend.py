@@ -14,9 +14,9 @@ import onnx_ir as ir
 import pytest
 
 from compile.package import Package
-from compile.qnn_backend import QnnBackend, QnnOptions, compile_graphs
-from compile.qnn_compiler import Hexagon
+from compile.qnn_backend import QnnBackend, compile_graphs
 from compile.qnn_graphs import check_contexts, check_sources, write_sources
+from compile.qnn_options import Hexagon, QnnOptions
 from compile.vendor_child import run_vendor
 from export.digest import digest_file, list_files
 from targets.errors import DeviceMissing, StageFailed, UsageError

@@ -12,7 +12,8 @@ import pytest
 from numpy.typing import NDArray
 from onnx_ir.passes import common
 
-from compile.qnn_rules import HEXAGON_OF, check_device, check_graph
+from compile.qnn_options import HEXAGON_OF, check_device
+from compile.qnn_rules import check_graph
 from targets.errors import StageFailed, UsageError
 from tests.htp_simulator import Simulated, needs_htp, parse, simulate
 
@@ -61,6 +62,27 @@ def dequantized_blocks(zero_point: int, code_type: type) -> Fragment:
         mq = QuantizeLinear(m, os, z)
         y = DequantizeLinear(mq, os, z)
     }"""
+    return Fragment(text, constants, {"x": normal(1, 4, 128)})  # type: ignore[arg-type]
+
+
+def dequantized_channels(scale: float, code_type: type, zero_points: bool) -> Fragment:
+    """A product with 16-bit activations and channel-wise weights; half of the scales have the sign of `scale`."""
+    low = -8 if code_type is ml_dtypes.int4 else -127
+    constants = {
+        "w": random.integers(low, -low, (128, 64)).astype(code_type),
+        "ws": np.where(np.arange(64) % 2, scale, abs(scale)).astype(np.float32),
+        "s": np.float32(8 / 65535),
+        "os": np.float32(400 * abs(scale) * (1 if low == -8 else 16) / 65535),
+        "z": np.uint16(32768),
+    } | ({"wz": np.zeros(64, code_type)} if zero_points else {})
+    text = f"""g (float[1,4,128] x) => (float[1,4,64] y) {{
+        xq = QuantizeLinear(x, s, z)
+        xd = DequantizeLinear(xq, s, z)
+        wd = DequantizeLinear<axis=1>(w, ws{", wz" if zero_points else ""})
+        m = MatMul(xd, wd)
+        mq = QuantizeLinear(m, os, z)
+        y = DequantizeLinear(mq, os, z)
+    }}"""
     return Fragment(text, constants, {"x": normal(1, 4, 128)})  # type: ignore[arg-type]
 
 
@@ -116,11 +138,19 @@ def masked_softmax(hidden: float) -> Fragment:
     return Fragment(text, constants, {"visible": np.array([[1, 1, 0, 0]], np.float32), "scores": normal(1, 4)})
 
 
-# Rule -> (what breaks it, the same written well)
+# Rule, and after a slash which of its cases -> (what breaks it, the same written well)
 WRONG: dict[str, tuple[Fragment, Fragment]] = {
     "block zero point: DequantizeLinear": (
         dequantized_blocks(8, ml_dtypes.uint4),
         dequantized_blocks(0, ml_dtypes.int4),
+    ),
+    "misread channels: DequantizeLinear /negative": (
+        dequantized_channels(-0.005, np.int8, zero_points=True),
+        dequantized_channels(0.005, np.int8, zero_points=True),
+    ),
+    "misread channels: DequantizeLinear /4 bits": (
+        dequantized_channels(0.05, ml_dtypes.int4, zero_points=False),
+        dequantized_channels(0.05, ml_dtypes.int4, zero_points=True),
     ),
     "refused operator: Pow": (norm_by_hand(), norm(1, 4, 576, scale=3000)),
     "wide RMSNormalization": (norm(1, 16, 4, 32), norm(1, 64, 32)),
@@ -138,7 +168,7 @@ def test_a_broken_rule_is_named(rule: str) -> None:
     check_graph(good.model(), "good")
     with pytest.raises(StageFailed, match="the bad graph is not for the HTP") as caught:
         check_graph(broken.model(), "bad")
-    assert f"\n  {rule}" in caught.value.what
+    assert f"\n  {rule.partition(' /')[0]}" in caught.value.what
 
 
 @needs_htp

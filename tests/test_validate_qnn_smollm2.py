@@ -1,7 +1,7 @@
 """The real SmolLM2 for the HTP: compiled whole, and the simulator against this host's CPU."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,8 @@ from export.catalog import CATALOG, fetch
 from export.hub import export_hub
 from export.model import import_model
 from export.source import CatalogName
+from quantize.activation_ranges import measure_ranges
+from quantize.calibration import CalibrationPlan, calibrate
 from quantize.quantizer import quantize_model
 from tests.htp_simulator import needs_htp
 from validate.golden import GoldenPlan, window_tokens
@@ -22,21 +24,33 @@ from validate.windows import feed
 
 DOWNLOADS = Path(__file__).resolve().parents[1] / "artifacts" / ".downloads"
 PREFILL, DECODE = 64, 1
+CALIBRATION = CalibrationPlan(sequences=16, tokens=128)
 MINUTES_20 = 1200  # of this process; other programs of the machine do not count
+
+
+def ignore(done: int, total: int) -> None:
+    """Progress that nobody watches."""
 
 
 @needs_htp
 @pytest.mark.truth
 @pytest.mark.deep
 @pytest.mark.timeout(3600)
-def test_smollm2_runs_whole_on_the_htp_as_on_the_cpu(new_folder: Callable[[str], Path]) -> None:
+@pytest.mark.parametrize("activations", ["float16", "uint16"])
+def test_smollm2_runs_whole_on_the_htp_as_on_the_cpu(new_folder: Callable[[str], Path], activations: str) -> None:
     from tokenizers import Tokenizer
 
     fetch(CATALOG["smollm2-135m"], DOWNLOADS)
-    hub = export_hub(import_model(CatalogName("smollm2-135m"), new_folder("smollm2"), DOWNLOADS), new_folder("hub"))
-    quantized = quantize_model(hub, "w4-sym-g64", new_folder("quantized"), lambda done, total: None)
+    model = import_model(CatalogName("smollm2-135m"), new_folder("smollm2"), DOWNLOADS)
+    hub = export_hub(model, new_folder("hub"))
+    quantized = quantize_model(hub, "w4-sym-g64", new_folder("quantized"), ignore)
+    ranges = None
+    if activations == "uint16":
+        calibration = calibrate(model, CALIBRATION, None, new_folder("calibration"), ignore)
+        ranges = measure_ranges(quantized, calibration, new_folder("ranges"), ignore)
     start = time.process_time()
-    package = QnnBackend().compile_package(quantized, {"soc_model": 60, "htp_arch": 73}, new_folder("package"))
+    options: Mapping[str, str | int] = {"soc_model": 60, "htp_arch": 73, "activations": activations}
+    package = QnnBackend().compile_package(quantized, options, new_folder("package"), ranges)
     runtime = Qnn()
     for placement in runtime.placement(package.folder, package.settings):
         assert (set(placement.operators), placement.elsewhere) == ({PROVIDER}, {})

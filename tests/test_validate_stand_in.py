@@ -10,11 +10,14 @@ from numpy.typing import NDArray
 
 from compile.package import Package
 from export.hub import OnnxModel
-from targets.status import Status
+from targets.status import Status, Verdict
+from targets.target import load_target
 from tests.conftest import Packages
 from tests.tiny_build import GOLDEN
+from validate.boundaries import largest_kl
 from validate.golden import Golden, measure_golden
-from validate.measurement import Placement
+from validate.judge import judge
+from validate.measurement import BoundaryGap, Placement
 from validate.openvino_runtime import OpenVino
 from validate.runtime import DEPLOYED, WEIGHTS, Coverage, Session
 from validate.stand_in import measure_gap, measure_stand_in
@@ -62,6 +65,27 @@ class Simulator:
         return {"simulator": "1"}
 
 
+class Edged(Simulator):
+    """A device of fixed shapes that goes wrong where a prompt fills its chunk of 8."""
+
+    def boundaries(self, package: Path, settings: Mapping[str, Any]) -> tuple[Session, tuple[int, ...]]:
+        return WrongAt(self.session(package, settings, WEIGHTS), 8), (7, 8, 9, 10_000)
+
+
+class WrongAt:
+    """A session that is wrong after one prompt length, and right everywhere else."""
+
+    def __init__(self, session: Session, length: int) -> None:
+        self.session, self.length = session, length
+
+    def reset(self) -> None:
+        self.session.reset()
+
+    def step(self, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
+        logits = self.session.step(tokens)[-1:]
+        return -logits if len(tokens) == self.length else logits
+
+
 @pytest.fixture(scope="module")
 def package(tiny_packages: Packages) -> Package:
     return tiny_packages["llama", "w8-sym", "openvino"]
@@ -87,6 +111,27 @@ def test_the_gap_is_that_of_the_stand_in(package: Package, golden: Golden, noise
     assert (measured.device_gap.top1 == 1.0) is right
     assert (measured.latency, measured.loading, measured.answers) == ((), None, ())
     assert seen == sorted(seen)
+
+
+def test_a_fault_at_the_edge_of_a_static_shape_is_measured_and_fails_its_gate(package: Package, golden: Golden) -> None:
+    """It touches no position of the golden windows, whose prompts end elsewhere."""
+    measured = measure_stand_in(Edged(Status.EMULATED, 0.0), package, golden, lambda done, total: None)
+    assert measured.device_gap is not None
+    assert measured.device_gap.kl_mean < 1e-9
+    assert [each.prompt_tokens for each in measured.boundaries] == [7, 8, 9]
+    assert [each.agrees for each in measured.boundaries] == [True, False, True]
+    gates = load_target("core-ultra").gates["int8"]
+    judged = {gate.name: gate for gate in judge(measured, package.package_bytes, gates)}
+    assert judged["device.kl_mean"].verdict is Verdict.PASS
+    assert judged["device.boundary_kl"].verdict is Verdict.FAIL
+    assert judged["device.boundary_kl"].value == largest_kl(measured.boundaries)
+    right = measure_stand_in(Simulator(Status.EMULATED, 0.0), package, golden, lambda done, total: None)
+    assert "device.boundary_kl" not in {gate.name for gate in judge(right, package.package_bytes, gates)}
+
+
+def test_what_is_not_a_number_at_an_edge_fails() -> None:
+    assert np.isnan(largest_kl([BoundaryGap(1, 0.1, float("nan"), True), BoundaryGap(2, 0.2, 0.3, True)]))
+    assert largest_kl([BoundaryGap(1, 0.1, 0.05, True), BoundaryGap(2, 0.2, 0.3, True)]) == 0.3
 
 
 def test_what_cannot_run_here_has_the_fidelity_of_its_weights_alone(package: Package, golden: Golden) -> None:

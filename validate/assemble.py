@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from compile.package import Package
-from targets.errors import DeviceMissing
+from targets.errors import DeviceMissing, NotForModel
 from targets.gates import Gates
 from targets.legality import precision_of
 from targets.status import Status, Verdict, combine
@@ -115,8 +115,13 @@ def verdict_over(carried: Candidate | None, failures: Sequence[Failure]) -> Verd
 def reasons(candidates: Sequence[Candidate], failures: Sequence[Failure]) -> str:
     """Why nothing ships, candidate by candidate."""
     said = [f"{candidate.scheme}: {candidate.why}" for candidate in candidates]
-    said += [f"{failure.scheme}: {failure.stage} failed: {failure.what}" for failure in failures]
+    said += [f"{failure.scheme}: {outcome(failure)}: {failure.what}" for failure in failures]
     return "; ".join(said) or "no package was built"
+
+
+def outcome(failure: Failure) -> str:
+    """What became of a package that is not there, in two or three words."""
+    return "not made" if failure.error == NotForModel.__name__ else f"{failure.stage} failed"
 
 
 def next_step(verdict: Verdict, failures: Sequence[Failure], waits: str | None) -> str | None:

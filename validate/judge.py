@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from targets.gates import Gates
 from targets.status import Verdict, combine
+from validate.boundaries import largest_kl
 from validate.measurement import Fidelity, Placement
 from validate.package_measurement import Measurement
 from validate.report import GateResult
@@ -90,6 +91,8 @@ def device_gap(measurement: Measurement, gates: Gates) -> Iterator[Bound]:
         kl, top1 = (gap.kl_mean, gap.top1) if gap else (None, None)
         yield Bound("device.kl_mean", kl, gates.device_kl_max, "max", "nats")
         yield Bound("device.top1", top1, gates.device_top1_min, "min", "")
+    if measurement.stand_in and measurement.boundaries:
+        yield Bound("device.boundary_kl", largest_kl(measurement.boundaries), gates.device_kl_max, "max", "nats")
 
 
 def answer_bounds(measurement: Measurement, gates: Gates) -> Iterator[Bound]:

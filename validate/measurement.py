@@ -192,3 +192,20 @@ class DeviceGap:
     kl_max: float
     top1: float
     positions: int
+
+
+@dataclass(frozen=True)
+class BoundaryGap:
+    """One prompt at the edge of a static shape, through the package as it ships, beside float32 on this host's CPU.
+
+    Attributes:
+        prompt_tokens: length of the prompt.
+        kl_prompt: KL(CPU || stand-in) of the token after the prompt, nats.
+        kl_decode: the same of the token after one more, decoded with the cache that the prompt left.
+        agrees: whether both name the same most likely token, after both.
+    """
+
+    prompt_tokens: int
+    kl_prompt: float
+    kl_decode: float
+    agrees: bool

@@ -7,8 +7,7 @@ their distance from the float32 session is NPUW's doing and the same on every ho
 
 import io
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from compile.npu_compiler_blob import read_blob
 from compile.openvino_npu_shapes import npuw_properties
 from targets.errors import InputRefused, StageFailed
 from targets.status import Status
-from validate.fidelity import log_softmax
+from validate.boundaries import boundary_lengths
 from validate.measurement import Placement
 from validate.openvino_runtime import FLOAT32, MODEL, OpenVinoPipeline, OpenVinoSession
 from validate.runtime import WEIGHTS, Coverage
@@ -63,6 +62,12 @@ class OpenVinoNpu:
     def pipeline(self, package: Path, settings: Mapping[str, Any]) -> OpenVinoPipeline:
         """LLMPipeline on the device "NPU", from the blob where the device's own script found that it can be."""
         return NpuPipeline(package, settings)
+
+    def boundaries(self, package: Path, settings: Mapping[str, Any]) -> tuple["NpuwSession", tuple[int, ...]]:
+        """The pipeline's own shapes and shared head, which pad a prompt on the left from nothing to all but a token."""
+        session = NpuwSession(package, settings, {})
+        chunk = int(session.compiled.get_property("NPUW_LLM_PREFILL_CHUNK_SIZE"))
+        return session, boundary_lengths(session.longest_prompt, chunk)
 
     def placement(self, package: Path, settings: Mapping[str, Any]) -> tuple[Placement, ...]:
         """What the blob holds and, where there is no NPU, what the emulation made of the model.
@@ -194,60 +199,3 @@ class NpuwSession:
             }
         )
         return np.array(result["logits"][0][-len(tokens) :], dtype=np.float32)
-
-
-@dataclass(frozen=True)
-class BoundaryGap:
-    """One prompt beside a boundary of a static shape, through the pipeline as it ships, against float32 on the CPU.
-
-    Attributes:
-        prompt_tokens: length of the prompt.
-        kl_prompt: KL(CPU || NPUW) of the token after the prompt, nats.
-        kl_decode: the same of the token after one more, decoded with the cache that the prompt left.
-        agrees: whether both name the same most likely token, after both.
-    """
-
-    prompt_tokens: int
-    kl_prompt: float
-    kl_decode: float
-    agrees: bool
-
-
-def measure_boundaries(package: Path, settings: Mapping[str, Any], text: NDArray[np.int64]) -> Iterator[BoundaryGap]:
-    """Compare prompts on both sides of every boundary, left padding from none to all but one token.
-
-    Args:
-        package: the package's folder.
-        settings: the package's.
-        text: at least MAX_PROMPT_LEN + 1 token ids [n].
-    """
-    session = NpuwSession(package, settings, {})
-    chunk = int(session.compiled.get_property("NPUW_LLM_PREFILL_CHUNK_SIZE"))
-    lengths = boundary_lengths(session.longest_prompt, chunk)
-    reference = OpenVinoSession(package, FLOAT32)
-    ours = log_softmax(reference.step(text[: lengths[-1] + 1]))
-    for length in lengths:
-        session.reset()
-        prompt = log_softmax(session.step(text[:length])[-1:])[0]
-        after = log_softmax(session.step(text[length : length + 1]))[0]
-        yield BoundaryGap(
-            prompt_tokens=length,
-            kl_prompt=divergence(ours[length - 1], prompt),
-            kl_decode=divergence(ours[length], after),
-            agrees=bool(
-                ours[length - 1].argmax() == prompt.argmax() and ours[length].argmax() == after.argmax(),
-            ),
-        )
-
-
-def boundary_lengths(longest_prompt: int, chunk: int) -> Sequence[int]:
-    """Prompt lengths around the multiples of the prefill's chunk and at both ends of what it takes, ascending."""
-    around = {1, 2, longest_prompt - 1, longest_prompt}
-    for boundary in range(chunk, longest_prompt, chunk):
-        around |= {boundary - 1, boundary, boundary + 1}
-    return sorted(around)
-
-
-def divergence(ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> float:
-    """KL(ours || theirs) of two log-probabilities [vocab], nats; NaN where theirs are."""
-    return float((np.exp(ours, dtype=np.float64) * (ours - theirs)).sum())

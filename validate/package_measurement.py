@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from targets.status import Status
 from validate.experience import Felt
 from validate.kv_cache import KvCache
-from validate.measurement import Answer, DeviceGap, Fidelity, Latency, Loading, Placement
+from validate.measurement import Answer, BoundaryGap, DeviceGap, Fidelity, Latency, Loading, Placement
 from validate.parity import TokenizerParity
 
 
@@ -22,6 +22,7 @@ class Measurement:
         stand_in: the device itself is not here: what ran is a simulator, an emulator, or this CPU on the weights alone.
         ran: what running the package here was, or None when it did not run.
         device_gap: the stand-in's distance from this host's CPU.
+        boundaries: prompts at the edges of the package's static shapes, where a stand-in has such shapes.
         parity: the package's own tokenizer and template engine beside the model's.
         kv_cache: what the KV cache's precision saves and costs at long context.
         felt: what users would feel, where the build asked for it.
@@ -40,6 +41,7 @@ class Measurement:
     stand_in: bool = False
     ran: Status | None = None
     device_gap: DeviceGap | None = None
+    boundaries: tuple[BoundaryGap, ...] = ()
     parity: TokenizerParity | None = None
     kv_cache: KvCache | None = None
     felt: Felt | None = None

@@ -35,7 +35,7 @@ def finalize(package: Path, runtime: Qnn) -> str:
             "this machine has no Hexagon NPU under the QNN execution provider",
             "run this on the Snapdragon, with onnxruntime-qnn and its NPU driver installed",
         )
-    settings = {"backend_type": "htp", "htp_performance_mode": "burst"}
+    settings = {"backend_type": "htp", "htp_performance_mode": "burst", "offload_graph_io_quantization": "0"}
     settings |= {key: stated["requires"][key] for key in ("soc_model", "htp_arch")}
     session = runtime.session(package, settings, DEPLOYED)
     for tokens in (np.zeros(2, np.int64), np.zeros(1, np.int64)):

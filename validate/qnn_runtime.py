@@ -12,12 +12,14 @@ from targets.errors import DeviceMissing
 from targets.status import Status
 from validate.graph_assignment import RECORD, read_assignment
 from validate.measurement import Placement
+from validate.onnx_activations import with_float_activations
 from validate.onnx_graph import weight_bytes
-from validate.runtime import WEIGHTS, Coverage
+from validate.runtime import DEPLOYED, WEIGHTS, Coverage
 from validate.static_pipeline import StaticPipeline
 from validate.static_session import StaticSession
 
 PROVIDER = "QNNExecutionProvider"
+PROVIDER_OPTIONS = ("backend_type", "soc_model", "htp_arch", "htp_performance_mode", "offload_graph_io_quantization")
 MANIFEST = "htp.json"
 ERRORS_ONLY = 3  # ONNX Runtime's log severity
 
@@ -91,6 +93,12 @@ class Qnn:
             return None
         return StaticPipeline(self.session(package, settings, "deployed"), package)
 
+    def boundaries(self, package: Path, settings: Mapping[str, Any]) -> tuple[StaticSession, tuple[int, ...]]:
+        """A chunk that is full, one token short of it and one token over it."""
+        session = self.session(package, settings, DEPLOYED)
+        around = (session.chunk - 1, session.chunk, session.chunk + 1)
+        return session, tuple(length for length in around if 0 < length < session.context)
+
     def placement(self, package: Path, settings: Mapping[str, Any]) -> tuple[Placement, ...]:
         """What each session says of its operators."""
         if self.device is None:
@@ -109,13 +117,11 @@ class Qnn:
         return found
 
     def on_cpu(self, graphs: Graphs) -> Sessions:
-        """Sessions on the CPU in float32: that is what an accuracy level of 0 computes in."""
-        import onnxruntime
+        """Sessions on the CPU in float32: that is what an accuracy level of 0 computes in.
 
-        return {
-            name: onnxruntime.InferenceSession(graphs.folder / file, providers=["CPUExecutionProvider"])
-            for name, file in graphs.sources.items()
-        }
+        Integer activations are the device's, not the weights', and are left out.
+        """
+        return {name: open_on_cpu(graphs.folder / file) for name, file in graphs.sources.items()}
 
     def deployed(self, graphs: Graphs, settings: Mapping[str, Any]) -> Sessions:
         """Sessions as they ship, kept, since opening them compiles.
@@ -140,7 +146,7 @@ class Qnn:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = ERRORS_ONLY
         options.add_session_config_entry(RECORD, "1")
-        told = {key: str(settings[key]) for key in ("backend_type", "soc_model", "htp_arch", "htp_performance_mode")}
+        told = {key: str(settings[key]) for key in PROVIDER_OPTIONS if key in settings}
         options.add_provider_for_devices([self.device], told)
         return onnxruntime.InferenceSession(path, options)
 
@@ -154,6 +160,17 @@ class Qnn:
         if self.evidence is not None or not same_qairt(graphs.folder):
             return source
         return dict.fromkeys(weight_bytes(graphs.folder / graphs.contexts[name]), sum(source.values()))
+
+
+def open_on_cpu(path: Path) -> Any:
+    """A source graph on the CPU, its weights dequantized to float32 and its activations in float32."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent))
+    model = with_float_activations(path.read_bytes())
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
 def qairt() -> str:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 
+from validate.boundaries import largest_kl
 from validate.figures import RATIO_DIGITS
 from validate.measurement import Fidelity, Latency, Loading
 from validate.report import Candidate
@@ -87,6 +88,24 @@ def decode_kl(found: Fidelity) -> Reading | None:
     return None if found.kl_decode is None else Reading(found.kl_decode)
 
 
+def device_kl(candidate: Candidate) -> Reading | None:
+    """Mean KL of a simulator or an emulator from this CPU."""
+    gap = candidate.measurement.device_gap
+    return Reading(gap.kl_mean, n=gap.positions) if gap else None
+
+
+def device_top1(candidate: Candidate) -> Reading | None:
+    """Share of positions where those two name the same most likely token."""
+    gap = candidate.measurement.device_gap
+    return Reading(gap.top1, n=gap.positions) if gap else None
+
+
+def boundary_kl(candidate: Candidate) -> Reading | None:
+    """Largest KL of prompts at the edges of the package's static shapes; n counts the prompts."""
+    found = candidate.measurement.boundaries
+    return Reading(largest_kl(found), n=len(found)) if found else None
+
+
 def mean_kl(found: Fidelity) -> Reading:
     """Mean KL with its interval."""
     return Reading(found.kl_mean, found.kl_low, found.kl_high, found.positions)
@@ -99,7 +118,8 @@ def kinds(candidates: Iterable[Candidate]) -> tuple[Figure, ...]:
     later = tuple(decode(tokens) for tokens in lengths) or (
         Figure(LATER, "Any prompt", "tok/s", lambda _: None, (SPEED,)),
     )
-    return (SIZE, *FIDELITY, *first, *later, *LOADING)
+    beside = DEVICE if any(item.measurement.device_gap for item in candidates) else ()
+    return (SIZE, *FIDELITY, *beside, *first, *later, *LOADING)
 
 
 def first_token(tokens: int) -> Figure:
@@ -128,6 +148,7 @@ def _loading(read: Callable[[Loading], float]) -> Read:
 
 
 FAITHFUL = "Fidelity to the float model"
+STAND_IN = "Device against this CPU, same weights"
 FIRST = "Time to first token"
 LATER = "Decode speed"
 SPEED = "decode_tokens_per_second"
@@ -164,6 +185,12 @@ PERPLEXITY = Figure(
     RATIO_DIGITS,
 )
 FIDELITY = (KL_WEIGHTS, KL_DEPLOYED, KL_P99, KL_PREFILL, KL_DECODE, TOP1, PERPLEXITY)
+
+DEVICE = (
+    Figure(STAND_IN, "KL, simulated or emulated", "nats/token", device_kl, ("device.kl_mean",)),
+    Figure(STAND_IN, "Top-1, simulated or emulated", "%", device_top1, ("device.top1",)),
+    Figure(STAND_IN, "Largest KL at the edges of static shapes", "nats/token", boundary_kl, ("device.boundary_kl",)),
+)
 
 LOADING = (
     Figure(LOAD, "Load, cold", "s", _loading(lambda found: found.cold_s), ("load_cold_s",)),

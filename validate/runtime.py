@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -126,6 +126,18 @@ class Runtime(Protocol):
 
     def versions(self) -> dict[str, str]:
         """Name and version of every part of the runtime."""
+        ...
+
+
+@runtime_checkable
+class StaticShapes(Protocol):
+    """A runtime whose packages run at fixed lengths."""
+
+    def boundaries(self, package: Path, settings: Mapping[str, Any]) -> tuple[Session, tuple[int, ...]]:
+        """A session as it ships, and the prompt lengths on both sides of every boundary of its shapes, ascending.
+
+        After a prompt the session may give the last position's logits alone.
+        """
         ...
 
 

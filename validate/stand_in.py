@@ -9,11 +9,12 @@ from numpy.typing import NDArray
 from compile.package import Package
 from targets.status import Status
 from validate.answers import measure_answers
+from validate.boundaries import measure_boundaries
 from validate.fidelity import log_softmax, score_window, summarise
 from validate.golden import Golden
-from validate.measurement import DeviceGap, Fidelity
+from validate.measurement import BoundaryGap, DeviceGap, Fidelity
 from validate.package_measurement import Measurement
-from validate.runtime import DEPLOYED, WEIGHTS, Coverage, Runtime
+from validate.runtime import DEPLOYED, WEIGHTS, Coverage, Runtime, StaticShapes
 from validate.windows import deployed_coverage, feed, measure_fidelity, weights_coverage
 
 Progress = Callable[[int, int], None]
@@ -42,12 +43,14 @@ def measure_stand_in(runtime: Runtime, package: Package, golden: Golden, progres
         return measured
     coverage = runtime.coverage or deployed_coverage(golden)
     fidelity[DEPLOYED], gap = compare_with_cpu(runtime, package, golden, coverage, progress)
+    boundaries = compare_at_boundaries(runtime, package, golden)
     pipeline = runtime.pipeline(package.folder, package.settings)
     spoken = measure_answers(pipeline, package, golden) if pipeline is not None else Measurement()
     return dataclasses.replace(
         measured,
         ran=runtime.evidence,
         device_gap=gap,
+        boundaries=boundaries,
         answers=spoken.answers,
         parity=spoken.parity,
         chat=spoken.chat,
@@ -72,6 +75,16 @@ def compare_with_cpu(
         for (_, reference), logits in zip(windows, theirs, strict=True)
     )
     return summarise(scores), measure_gap(zip(ours, theirs, strict=True))
+
+
+def compare_at_boundaries(runtime: Runtime, package: Package, golden: Golden) -> tuple[BoundaryGap, ...]:
+    """Prompts of the golden text at the edges of the package's static shapes, beside this CPU."""
+    if not isinstance(runtime, StaticShapes):
+        return ()
+    session, lengths = runtime.boundaries(package.folder, package.settings)
+    text = np.concatenate([tokens for tokens, _ in golden.windows()])
+    reference = runtime.session(package.folder, package.settings, WEIGHTS)
+    return measure_boundaries(reference, session, text, lengths, lambda done, total: None)
 
 
 def measure_gap(pairs: Iterator[tuple[Floats, Floats]]) -> DeviceGap:

@@ -50,6 +50,7 @@ GATE_WORDS: dict[str, str] = {
     "kl_p99": "99th percentile of KL",
     "top1": "Top-1 agreement",
     "perplexity_ratio": "Perplexity ratio",
+    "boundary_kl": "Largest KL at the edges of static shapes",
     "runtime_kl_gap": "KL gap between runtimes",
     "length_ratio": "Length of greedy answers, package / float",
     "ttft_ms": "Time to first token",
