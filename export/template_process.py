@@ -38,7 +38,8 @@ def fault_of(job: dict[str, Any]) -> str:
                 written += len(piece)
                 if written > job["characters"]:
                     return f"it writes more than {job['characters']} characters"
-        except (SecurityError, TemplateSyntaxError) as error:
+        # Jinja's own compiler leaves a `break` outside of a loop to Python's.
+        except (SecurityError, TemplateSyntaxError, SyntaxError) as error:
             return str(error)
         except (MemoryError, RecursionError, OverflowError) as error:
             return f"it needs more memory than it may have ({type(error).__name__})"

@@ -16,6 +16,7 @@ from targets.errors import InputRefused
 
 TOKENS = "tokens.npy"
 SELF = "self"
+MAX_TEXT = 64 << 20
 
 Progress = Callable[[int, int], None]
 
@@ -96,10 +97,11 @@ def read_texts(path: Path) -> list[str]:
     """The texts of a JSONL file, in order.
 
     Raises:
-        InputRefused: a line is not an object with a string `text`; names the line.
+        InputRefused: the file cannot be read, is no UTF-8 or larger than 64 MiB, or a line is not an object with a
+            string `text`; names the line.
     """
     found = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(read_lines(path), 1):
         if not line.strip():
             continue
         text = parse_object(line.encode(), f"{path} line {number}").get("text")
@@ -107,6 +109,23 @@ def read_texts(path: Path) -> list[str]:
             raise InputRefused(f"{path} line {number} has no text", 'write one object a line: {"text": "..."}')
         found.append(text)
     return found
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a user's text file.
+
+    Raises:
+        InputRefused: it cannot be read, is no UTF-8 or larger than 64 MiB.
+    """
+    try:
+        with path.open("rb") as stream:
+            data = stream.read(MAX_TEXT + 1)
+        if len(data) <= MAX_TEXT:
+            return data.decode("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise InputRefused(f"{path} cannot be read: {reason}", "give a JSONL file in UTF-8") from error
+    raise InputRefused(f"{path} is larger than {MAX_TEXT} bytes", "give less calibration text")
 
 
 def cut(texts: list[str], model: Model, plan: CalibrationPlan, where: str) -> NDArray[np.int64]:

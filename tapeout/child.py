@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from targets import errors
-from targets.errors import NoSpace, StageFailed, TapeoutError, TimedOut, WorkerLost
+from targets.errors import NoSpace, StageFailed, TapeoutError, TimedOut, WorkerLost, error_named
 
 TAIL_BYTES = 4000
 
@@ -138,8 +137,7 @@ def listen(child: subprocess.Popen[str], progress: Callable[[int, int], None]) -
 def failure(stage: str, answer: Mapping[str, Any], code: int, log: str, late: bool) -> TapeoutError:
     """The error for a child that gave no value."""
     if "error" in answer:
-        kind: type[TapeoutError] = getattr(errors, answer["error"]["type"], StageFailed)
-        return kind(answer["error"]["what"], answer["error"]["help"])
+        return error_named(answer["error"]["type"])(answer["error"]["what"], answer["error"]["help"])
     if late:
         return TimedOut(
             f"stage {stage} did not end within its time limit", "look at the machine's load, then build again"

@@ -16,8 +16,7 @@ from typing import Any, Self
 
 from tapeout.remote_failure import explain, lost
 from tapeout.remote_place import Place
-from targets import errors
-from targets.errors import DeviceMissing, IntegrityError, StageFailed, TapeoutError, TimedOut
+from targets.errors import DeviceMissing, IntegrityError, StageFailed, TapeoutError, TimedOut, error_named
 
 Progress = Callable[[int], None]
 
@@ -25,6 +24,7 @@ CHUNK = 1 << 18
 CONNECT_S = 60.0
 SILENCE_S = 120.0  # the agent shows every 10 s that it is alive
 ENDING_S = 10.0
+MAX_LINE = 64 << 20  # what a device writes is held in memory until its line ends
 AGENT = ("remote_channel", "remote_cache", "remote_agent")
 
 # The version first, whatever the version is; then one line with everything that runs there.
@@ -119,9 +119,10 @@ class Link:
             line = self.read_line(time.monotonic() + SILENCE_S)
             if line is None:
                 raise self.failure()
-            message: dict[str, Any] = json.loads(line)
+            message = parsed(line, self.place)
             if "progress" in message and progress is not None:
-                progress(*message["progress"])
+                done, total = message["progress"]
+                progress(done, total)
             elif not {"progress", "alive"} & message.keys():
                 return message
 
@@ -170,6 +171,8 @@ class Link:
             if not found:
                 return None
             self.buffer += found
+            if len(self.buffer) > MAX_LINE:
+                raise garbled(self.place)
         line, _, self.buffer = self.buffer.partition(b"\n")
         return line
 
@@ -199,9 +202,38 @@ def checked(answer: dict[str, Any], place: Place) -> dict[str, Any]:
         TapeoutError: what the agent refused, with the device named.
     """
     if "error" in answer:
-        kind: type[TapeoutError] = getattr(errors, answer["error"]["type"], StageFailed)
-        raise kind(f"{place.host}: {answer['error']['what']}", answer["error"]["help"])
+        refusal = answer["error"]
+        if not isinstance(refusal, dict) or not {"type", "what", "help"} <= refusal.keys():
+            raise garbled(place)
+        raise error_named(refusal["type"])(f"{place.host}: {refusal['what']}", str(refusal["help"]))
     return answer
+
+
+def parsed(line: bytes, place: Place) -> dict[str, Any]:
+    """The message in a line.
+
+    Raises:
+        StageFailed: the device has written something else.
+    """
+    try:
+        message = json.loads(line)
+    except (ValueError, RecursionError):
+        message = None
+    if not isinstance(message, dict) or not _is_progress(message.get("progress", [0, 1])):
+        raise garbled(place)
+    return message
+
+
+def _is_progress(value: object) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(isinstance(each, int) for each in value)
+
+
+def garbled(place: Place) -> StageFailed:
+    """The device does not speak as the agent does."""
+    return StageFailed(
+        f"{place.host} answered with something that is no message",
+        f"see what its login shell or its Python prints: {place.by_hand()} {place.python} -V",
+    )
 
 
 def agent_program() -> str:

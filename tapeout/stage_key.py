@@ -75,7 +75,7 @@ class Record(Provenance):
             record = cls(**body)
             # Encoding again computes the digest anew, and also finds a change that parses to the same value (1e5, 1E5).
             sound = record.encode() == data and digest_files(record.files) == record.object
-        except (ValueError, TypeError, AttributeError):
+        except (ValueError, TypeError, AttributeError, RecursionError):
             sound = False
         if not sound:
             raise IntegrityError("a record of the store is damaged", "build again; the stage will be repeated")

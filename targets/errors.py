@@ -74,3 +74,9 @@ class WorkerLost(TapeoutError):
     """A child process that died without an answer."""
 
     exit_code = 9
+
+
+def error_named(name: object) -> type[TapeoutError]:
+    """The class that another process names; StageFailed when it names none of these."""
+    found = globals().get(name) if isinstance(name, str) else None
+    return found if isinstance(found, type) and issubclass(found, TapeoutError) else StageFailed

@@ -54,9 +54,15 @@ def read_items(path: Path) -> list[Item]:
     Raises:
         InputRefused: too large, not JSONL, or a line that is no question.
     """
-    if path.stat().st_size > MAX_BYTES:
+    try:
+        with path.open("rb") as stream:
+            data = stream.read(MAX_BYTES + 1)
+        lines = [line for line in data.decode("utf-8").split("\n") if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise InputRefused(f"{path} cannot be read: {reason}", "give a JSONL file in UTF-8") from error
+    if len(data) > MAX_BYTES:
         raise InputRefused(f"{path.name} has more than {MAX_BYTES} bytes", "give fewer questions")
-    lines = [line for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
     if not 0 < len(lines) <= MAX_ITEMS:
         raise InputRefused(f"{path.name} has {len(lines)} questions", f"give 1 to {MAX_ITEMS}, one JSON object a line")
     return [read_item(line, f"{path.name} line {number}") for number, line in enumerate(lines, 1)]
@@ -71,7 +77,7 @@ def read_item(line: str, where: str) -> Item:
     form = 'write {"question": "...", "choices": ["...", "..."], "answer": 0}'
     try:
         row = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputRefused(f"{where} is no JSON: {error}", form) from error
     if not isinstance(row, dict) or not {"question", "choices", "answer"} <= row.keys():
         raise InputRefused(f"{where} lacks question, choices or answer", form)

@@ -224,9 +224,11 @@ def read_report(path: Path) -> Report:
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
         version = document.get("schema_version", 0)
+        if type(version) is not int:
+            raise InputRefused(f"{path} has no schema version", "build the bundle again")
         if version != SCHEMA_VERSION:
             age, step = ("newer", "update Tapeout") if version > SCHEMA_VERSION else ("older", "build the bundle again")
             raise InputRefused(f"{path} has schema {version}, {age} than {SCHEMA_VERSION}", step)
         return TypeAdapter(Report).validate_python(document)
-    except (OSError, ValueError, AttributeError, ValidationError) as error:
+    except (OSError, ValueError, AttributeError, RecursionError, ValidationError) as error:
         raise InputRefused(f"{path} is not a Tapeout report: {error}", "build the bundle again") from error
