@@ -90,6 +90,9 @@ def gather(
         stages=tuple(stage_record(job, result) for job, result in done.items()),
         searches=searched.reports,
         sensitivity=sensitivity_rows(done.get(plan.sensitivity)),
+        requirements=request.target.requirements,
+        cost=request.target.cost,
+        alternatives=request.target.alternatives,
         tapeout=tool_version("tapeout"),
         created=max(
             (result.record.value["taken"] for job, result in done.items() if job.stage == "measure"), default=""

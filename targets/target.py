@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from targets.cost import Alternative, Cost
 from targets.errors import UsageError
 from targets.gates import FieldError, Gates, Limits
 from targets.legality import PRECISIONS, check_recipe, precision_of
@@ -127,6 +128,9 @@ class Target:
         limits: what the product allows at every precision.
         prompt_lengths: lengths, in tokens, at which latency is measured; ascending.
         assumptions: what was assumed about the product, one sentence each, printed in the report.
+        requirements: the product's own id of the requirement behind a gate, by the gate's name or a part of it.
+        cost: what the device's tokens cost; None where nobody has said what the device costs.
+        alternatives: what else could answer, for the report's comparison.
 
     Raises:
         FieldError: a scheme without gates, a gate that no measurement would feed, doubled or unusable names.
@@ -142,6 +146,9 @@ class Target:
     limits: Limits = field(default_factory=Limits)
     prompt_lengths: tuple[int, ...] = (32, 128, 512, 1024)
     assumptions: tuple[str, ...] = ()
+    requirements: dict[str, str] = field(default_factory=dict)
+    cost: Cost | None = None
+    alternatives: tuple[Alternative, ...] = ()
 
     def __post_init__(self) -> None:
         _require_name(self.name)
@@ -226,6 +233,8 @@ def parse_target(document: dict[str, Any], origin: str) -> Target:
 _PLACES: dict[tuple[str, ...], type] = {
     (): Target,
     ("limits",): Limits,
+    ("cost",): Cost,
+    ("alternatives", "*"): Alternative,
     ("gates", "*"): Gates,
     ("devices", "*"): Device,
     ("devices", "*", "runtimes", "*"): Runtime,

@@ -9,6 +9,7 @@ from validate.figures import moment
 from validate.report import Report
 from validate.safe_text import clean_line
 from validate.sections import gaps
+from validate.standing import HEADS, cells, notes, standings
 
 # A sentence of a vendor's tool may be a whole log.
 LONGEST_TEXT = 600
@@ -82,6 +83,15 @@ def packages(report: Report) -> str:
     return table(heads, rows, numbers=range(1, 7)) + "\n\n" + note
 
 
+def comparison(report: Report) -> str:
+    """Ours beside what else could answer; empty when there is nothing to compare."""
+    rows = [(f"{row.name} ({row.where})", *cells(row)[1:]) for row in standings(report)]
+    if not rows:
+        return ""
+    lines = "\n".join(f"* {escape(note)}" for note in notes(report))
+    return table(HEADS, rows, numbers=range(1, 8)) + "\n\n" + lines
+
+
 def open_gates(report: Report) -> str:
     """One row a gate that stands in the way of a PASS; empty when none does."""
     rows = [
@@ -130,6 +140,7 @@ PARTS: tuple[tuple[str, Callable[[Report], str]], ...] = (
     ("Devices", devices),
     ("Next steps", next_steps),
     ("Packages", packages),
+    ("Comparison", comparison),
     ("Gates that did not pass", open_gates),
     ("Not measured", open_sections),
 )

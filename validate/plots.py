@@ -145,7 +145,7 @@ SKETCHES = (
     Sketch(
         "sensitivity",
         "What each weight costs",
-        "Divergence when that weight alone is quantized: the darker, the more it costs.",
+        "Divergence when that weight alone is quantized: the stronger the colour, the more it costs.",
         "conversion",
         "No recipe asked what each weight costs.",
         draw_costs,

@@ -15,6 +15,8 @@ from validate.plots import draw_plots, plots_available
 from validate.report import Report
 from validate.safe_text import clean
 from validate.sections import SECTIONS, candidates, gaps
+from validate.standing import HEADS, UNKNOWNS, cells, notes, standings
+from validate.traceability import data_digest, orphans, requirement_of
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -26,11 +28,16 @@ JSON_IN_HTML = {ord(character): f"\\u{ord(character):04x}" for character in "<>&
 
 def render_html(report: Report) -> str:
     """The report as a person reads it who decides whether the product ships."""
+    return page(report, "report.css")
+
+
+def page(report: Report, style_name: str) -> str:
+    """The page under one of our style sheets."""
     from markupsafe import Markup
 
     environment = _environment()
     plots = draw_plots(report) if plots_available() else None
-    style, script = environment.get_template("report.css").render(), environment.get_template("report.js").render()
+    style, script = environment.get_template(style_name).render(), environment.get_template("report.js").render()
     return environment.get_template(TEMPLATE).render(
         report=report,
         plots=plots,
@@ -41,6 +48,11 @@ def render_html(report: Report) -> str:
     )
 
 
+def style_sheet(name: str) -> str:
+    """One of our style sheets as a page gets it."""
+    return _environment().get_template(name).render()
+
+
 def content_policy(style: str, script: str) -> str:
     """What the page may load and run: its one style element, its one script, and the empty icon."""
     return f"default-src 'none'; style-src {_source(style)}; script-src {_source(script)}; img-src data:"
@@ -48,11 +60,6 @@ def content_policy(style: str, script: str) -> str:
 
 def _source(text: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
-
-
-def data_digest(report: Report) -> str | None:
-    """Digest of what the figures were measured on: what the golden stage made."""
-    return next((stage.output for stage in report.stages if stage.name == "golden"), None)
 
 
 def embedded_json(report: Report) -> str:
@@ -150,10 +157,13 @@ def _environment() -> "Environment":
         lstrip_blocks=True,
     )
     environment.globals |= {
+        "HEADS": HEADS,
         "SECTIONS": SECTIONS,
+        "UNKNOWNS": UNKNOWNS,
         "Verdict": Verdict,
         "Status": Status,
         "candidates": candidates,
+        "cells": cells,
         "compare": compare,
         "data_digest": data_digest,
         "facts": facts,
@@ -162,7 +172,11 @@ def _environment() -> "Environment":
         "hosts": hosts,
         "key_figures": key_figures,
         "key_length": key_length,
+        "notes": notes,
+        "orphans": orphans,
+        "requirement_of": requirement_of,
         "side_by_side": side_by_side,
+        "standings": standings,
         "words": words,
     }
     return environment

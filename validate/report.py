@@ -2,10 +2,11 @@
 
 import dataclasses
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from targets.cost import Alternative, Cost
 from targets.errors import InputRefused
 from targets.status import Status, Verdict
 from validate.package_measurement import Measurement
@@ -187,6 +188,9 @@ class Report:
         stages: of the build.
         searches: what `precision=auto` tried, by device.
         sensitivity: what each weight costs, when a recipe or a search asked for it.
+        requirements: the product's ids of the requirements behind the gates, by gate.
+        cost: what the target's owner says that the device costs.
+        alternatives: what else could answer, as the target's owner says.
         tapeout: version of this program.
         created: ISO 8601 time of the newest measurement.
     """
@@ -206,6 +210,9 @@ class Report:
     created: str
     searches: tuple[SearchReport, ...] = ()
     sensitivity: tuple[WeightSensitivity, ...] = ()
+    requirements: dict[str, str] = field(default_factory=dict)
+    cost: Cost | None = None
+    alternatives: tuple[Alternative, ...] = ()
 
 
 def to_json(report: Report) -> str:

@@ -40,7 +40,7 @@ def draw_front(axes: "Axes", report: Report) -> bool:
 
 
 def draw_costs(axes: "Axes", report: Report) -> bool:
-    """A square for every weight, as dark as the KL of quantizing it alone is large."""
+    """A square for every weight, its colour as strong as the KL of quantizing it alone."""
     from matplotlib.patches import Rectangle
 
     costs = report.sensitivity
@@ -53,7 +53,7 @@ def draw_costs(axes: "Axes", report: Report) -> bool:
         corner = (cost.layer - 0.5, projections.index(cost.projection) - 0.5)
         # Perceived, not physical: half the cost must not look like none.
         axes.add_patch(Rectangle(corner, 1, 1, facecolor=SERIES[0], alpha=share**0.5, linewidth=0))
-    axes.plot([], [], "s", color=SERIES[0], label=f"darkest: {largest:.3g} nats/token")
+    axes.plot([], [], "s", color=SERIES[0], label=f"strongest: {largest:.3g} nats/token")
     axes.grid(visible=False)
     names = [ascii_label(name.rpartition(".")[2]) for name in projections]
     axes.set_yticks(range(len(projections)), names)
