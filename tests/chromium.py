@@ -1,4 +1,7 @@
-"""A headless Chromium driven over its own pipe: what a page logs, fetches and looks like, without another library."""
+"""A headless Chromium driven over its own pipe: what a page logs, fetches and looks like, without another library.
+
+`python -m tests.chromium PAGE PICTURE [light|dark]` takes the picture that README.md shows.
+"""
 
 import base64
 import fcntl
@@ -173,3 +176,9 @@ def browser() -> Iterator[Browser]:
     find_chromium()
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder, Browser(Path(folder)) as one:
         yield one
+
+
+if __name__ == "__main__":
+    with browser() as ours:
+        ours.open(Path(sys.argv[1]), 1280, 800, *sys.argv[3:4])
+        Path(sys.argv[2]).write_bytes(ours.screenshot())
