@@ -4,10 +4,11 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tapeout.bundle import Contents, write_bundle
 from tapeout.code_version import tool_version
+from tapeout.documents import gather_evidence
 from tapeout.executor import Done, Executor, Watcher
 from tapeout.jobs import CandidateJobs, Job, Plan, Request, make_plan, walk
 from tapeout.results import value_of
@@ -19,6 +20,9 @@ from targets.target import Target
 from validate.assemble import Built, NotBuilt, assemble_devices, headline
 from validate.report import SCHEMA_VERSION, Failure, Report, StageRecord
 from validate.search_report import WeightSensitivity
+
+if TYPE_CHECKING:
+    from tapeout.sign import Signer
 
 # A damaged entry is set aside when it is read; building again then makes it anew.
 ATTEMPTS = 3
@@ -41,8 +45,8 @@ class Build:
     errors: tuple[TapeoutError, ...] = ()
 
 
-def build(request: Request, store: Store, out: Path, watcher: Watcher) -> Build:
-    """Bring the bundle of a request up to date.
+def build(request: Request, store: Store, out: Path, watcher: Watcher, signer: "Signer | None" = None) -> Build:
+    """Bring the bundle of a request up to date, signed if there is a `signer`.
 
     Raises:
         TapeoutError: the first failure of a stage; finished stages stay in the store.
@@ -54,9 +58,8 @@ def build(request: Request, store: Store, out: Path, watcher: Watcher) -> Build:
             done, failed = Executor(store, searched.watcher).run(plan)
             contents = gather(searched, plan, done, failed, store)
             folder = out / request.target.name / request.model_name
-            return Build(
-                contents.report, folder, write_bundle(contents, store, folder), tuple(dict.fromkeys(failed.values()))
-            )
+            written = write_bundle(contents, store, folder, signer)
+            return Build(contents.report, folder, written, tuple(dict.fromkeys(failed.values())))
         except IntegrityError:
             if attempt == ATTEMPTS:
                 raise
@@ -116,7 +119,8 @@ def gather(
                     "digest": done[jobs.compile].record.object,
                     **done[jobs.compile].record.value,
                 }
-    return Contents(report, request.target, folders, packages, golden, experience)
+    evidence = gather_evidence(request, plan, done, folders)
+    return Contents(report, request.target, folders, packages, golden, experience, request.sequence, evidence)
 
 
 def sensitivity_rows(done: Done | None) -> tuple[WeightSensitivity, ...]:

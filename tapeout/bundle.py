@@ -3,25 +3,32 @@
 import ctypes
 import json
 import os
+import platform
 import shutil
 import tempfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from export.digest import digest_value, list_files
+from tapeout.claims import claims_of
+from tapeout.documents import Evidence, write_documents
 from tapeout.executor import Done
+from tapeout.manifest import MANIFEST, SCHEMA_VERSION, differences, read_manifest
+from tapeout.remote_needs import runtime_versions
 from tapeout.storage_errors import storage_errors
 from tapeout.store import Store
+from tapeout.tiers import tiers_of
 from tapeout.values import plain
 from targets.errors import IntegrityError
 from targets.target import Target
 from validate.report import Report, to_json
 
-MANIFEST = "manifest.json"
+if TYPE_CHECKING:
+    from tapeout.sign import Signer
+
 REPORT = "report.json"
-SCHEMA_VERSION = 1
 
 REBUILD = "build again: it will be made afresh"
 
@@ -40,6 +47,8 @@ class Contents:
         packages: how each shipped package is loaded, by path in the bundle.
         golden: the golden reference's value.
         experience: the value of what the float model said in the suites, or None.
+        sequence: which release of the product this is; a device may refuse one that is older than it asks for.
+        evidence: what was asked for, and the chain from the source to the packages.
     """
 
     report: Report
@@ -48,6 +57,8 @@ class Contents:
     packages: Mapping[str, Any]
     golden: Mapping[str, Any]
     experience: Mapping[str, Any] | None = None
+    sequence: int = 0
+    evidence: Evidence = field(default_factory=Evidence)
 
     def identity(self) -> str:
         """Digest of everything that decides the bundle's content, not of how often its stages ran."""
@@ -55,11 +66,20 @@ class Contents:
         for stage in report["stages"]:
             stage.pop("cached")
         objects = {path: done.record.object for path, done in self.folders.items()}
-        return digest_value(plain({"report": report, "objects": objects, "packages": dict(self.packages)}))
+        whole = {
+            "report": report,
+            "objects": objects,
+            "packages": dict(self.packages),
+            "sequence": self.sequence,
+            "evidence": asdict(self.evidence),
+        }
+        return digest_value(plain(whole))
 
 
-def write_bundle(contents: Contents, store: Store, folder: Path) -> bool:
+def write_bundle(contents: Contents, store: Store, folder: Path, signer: "Signer | None" = None) -> bool:
     """Make `folder` the bundle of `contents`; a reader sees the old one or the new one, never a mixture.
+
+    With a `signer` it is signed before it appears.
 
     Returns:
         False when it already was, every file verified.
@@ -69,20 +89,31 @@ def write_bundle(contents: Contents, store: Store, folder: Path) -> bool:
     """
     identity = contents.identity()
     if is_current(folder, identity):
+        sign_with(signer, folder)
         return False
     with storage_errors(folder.parent, "free some space, or choose another --out"):
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".bundle-") as scratch:
-            staged = Path(scratch) / "bundle"
+            staged = Path(scratch) / folder.name  # a signature names the folder it was made for
             staged.mkdir()
             for path, done in contents.folders.items():
                 (staged / path).parent.mkdir(parents=True, exist_ok=True)
                 store.materialise(done.record, verified(store, done), staged / path)
             write_reports(contents.report, staged)
+            write_documents(contents.report, contents.evidence, identity, staged)
             manifest = make_manifest(contents, identity, staged)
             (staged / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+            sign_with(signer, staged)
             swap(staged, folder)
     return True
+
+
+def sign_with(signer: "Signer | None", folder: Path) -> None:
+    """Sign the bundle, if there is somebody to sign it. Whoever measures on a device needs no cryptography."""
+    if signer is not None:
+        from tapeout.sign import sign_bundle
+
+        sign_bundle(folder, signer)
 
 
 def verified(store: Store, done: Done) -> Path:
@@ -117,9 +148,11 @@ def write_reports(report: Report, folder: Path) -> None:
 
 def make_manifest(contents: Contents, identity: str, staged: Path) -> dict[str, Any]:
     """Every file's digest, how each package is loaded, and where it all came from."""
-    return {
+    files = list_files(staged)
+    manifest: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "identity": identity,
+        "sequence": contents.sequence,
         "target": plain(asdict(contents.target)),
         "model": contents.report.model,
         "verdict": contents.report.verdict,
@@ -130,7 +163,16 @@ def make_manifest(contents: Contents, identity: str, staged: Path) -> dict[str, 
         "stages": [
             {"name": s.name, "key": s.key, "output": s.output, "tools": s.tools} for s in contents.report.stages
         ],
-        "files": list_files(staged),
+        "files": files,
+        "sizes": {path: (staged / path).stat().st_size for path in files},
+    }
+    devices = {device.name: device for device in contents.target.devices}
+    return manifest | {
+        "tiers": tiers_of(files, manifest["packages"]),
+        "claims": {
+            path: claims_of(devices[package["device"]], package, runtime_versions(manifest, path), platform.system())
+            for path, package in manifest["packages"].items()
+        },
     }
 
 
@@ -138,35 +180,11 @@ def is_current(folder: Path, identity: str) -> bool:
     """Whether `folder` is the bundle with this identity, unharmed."""
     if not (folder / MANIFEST).is_file():
         return False
-    manifest = read_manifest(folder)
-    return manifest.get("identity") == identity and not differences(folder, manifest)
-
-
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """A bundle's manifest.
-
-    Raises:
-        IntegrityError: there is none, or it is not one.
-    """
     try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise IntegrityError(
-            f"{folder} has no readable {MANIFEST}: {error}", "name the folder of a bundle, or build it"
-        ) from error
-    if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
-        raise IntegrityError(f"{folder / MANIFEST} is not a bundle's manifest", "build the bundle again")
-    return manifest
-
-
-def differences(folder: Path, manifest: Mapping[str, Any]) -> list[str]:
-    """What of the bundle is not as its manifest says: changed, missing or extra files."""
-    found = {path: digest for path, digest in list_files(folder).items() if path != MANIFEST}
-    wanted: dict[str, str] = manifest["files"]
-    changed = [f"{path} was changed" for path in sorted(found.keys() & wanted.keys()) if found[path] != wanted[path]]
-    missing = [f"{path} is missing" for path in sorted(wanted.keys() - found.keys())]
-    extra = [f"{path} does not belong" for path in sorted(found.keys() - wanted.keys())]
-    return [*changed, *missing, *extra]
+        manifest = read_manifest(folder)
+    except IntegrityError:
+        return False  # whatever it is, the bundle takes its place
+    return manifest.get("identity") == identity and not differences(folder, manifest)
 
 
 def swap(staged: Path, folder: Path) -> None:

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
+from tapeout.cli_seal import certificate_option, make_signer, passphrase_option
 from tapeout.output import echo_json
 from targets.errors import DeviceMissing, NotForModel, TapeoutError, UsageError
 from targets.status import Verdict
 
 if TYPE_CHECKING:
     from tapeout.jobs import Request
+    from tapeout.sign import Signer
     from validate.report import Report
 
 DEFAULT_MODEL = "smollm2-135m"
@@ -48,6 +50,14 @@ out_option = click.option(
     "--out", type=click.Path(path_type=Path), default=Path("artifacts"), show_default=True, help="Where bundles go."
 )
 format_option = click.option("--format", "form", type=FORMATS, default="text", show_default=True)
+sequence_option = click.option(
+    "--sequence", type=click.IntRange(min=0), default=0, show_default=True, help="Release number of the bundle."
+)
+sign_key_option = click.option(
+    "--sign-key",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Sign the bundle with this private key, as `tapeout sign` does.",
+)
 
 
 @click.command()
@@ -57,6 +67,11 @@ format_option = click.option("--format", "form", type=FORMATS, default="text", s
 @text_option
 @suite_option
 @questions_option
+@sequence_option
+@sign_key_option
+@passphrase_option
+@certificate_option
+@click.option("--check-reproducible", is_flag=True, help="Build twice, and end with 12 when the bundles differ.")
 @out_option
 @strict_option
 @format_option
@@ -64,10 +79,27 @@ format_option = click.option("--format", "form", type=FORMATS, default="text", s
 def build(context: click.Context, /, target: str, model: str, precision: str, **options: Any) -> None:
     """Build the packages of TARGET, measure them and give the verdict."""
     request = make_request(target, model, precision, context.obj.store_path)
-    run_request(context, with_files(request, options), options)
+    request = dataclasses.replace(request, sequence=options["sequence"])
+    request = with_files(request, options)
+    run_request(context, request, options, signer_of(options))
 
 
-def run_request(context: click.Context, request: "Request", options: Mapping[str, Any]) -> None:
+def signer_of(options: Mapping[str, Any]) -> "Signer | None":
+    """Whoever signs the bundle; the key is opened before any work.
+
+    Raises:
+        UsageError: options that say how to sign, and no key.
+    """
+    if options["sign_key"] is None:
+        if options["certificate"] or options["passphrase_env"]:
+            raise UsageError("options of --sign-key without --sign-key", "name the private key with --sign-key")
+        return None
+    return make_signer(options["sign_key"], options["passphrase_env"], options["certificate"])
+
+
+def run_request(
+    context: click.Context, request: "Request", options: Mapping[str, Any], signer: "Signer | None" = None
+) -> None:
     """Build, show the report, and end with its exit code."""
     from rich.console import Console
 
@@ -81,14 +113,33 @@ def run_request(context: click.Context, request: "Request", options: Mapping[str
     console = Console(stderr=True)
     store = Store(context.obj.store_path, warn=lambda text: console.print(f"[yellow]warning:[/] {text}"))
     with watch(console) as watcher:
-        built = run_build(request, store, options["out"], watcher)
+        built = run_build(request, store, options["out"], watcher, signer)
     if options["form"] == "json":
         echo_json(as_dictionary(built))
     else:
         render_terminal(built.report, console, built.folder / "report.html")
+    if options.get("check_reproducible"):
+        from tapeout.reproduce import check_reproducible
+
+        check_reproducible(built.folder, context.obj.store_path, arguments_of(context.params["target"], request))
+        click.echo("reproducible: a second build gave the same", err=True)
     write_step_summary(built.report)
     broken = [error for error in built.errors if not isinstance(error, DeviceMissing | NotForModel)]
     context.exit(broken[0].exit_code if broken else exit_code(built.report, strict=bool(options["strict"])))
+
+
+def arguments_of(target: str, request: "Request") -> list[str]:
+    """What `tapeout build` has to be told to do the same from another folder."""
+    named = Path(target)
+    files = {"--text": request.text, "--questions": request.questions}
+    return [
+        str(named.resolve()) if named.is_file() else target,
+        *("--model", str(Path(request.source).resolve()) if Path(request.source).exists() else request.source),
+        *("--precision", request.precision),
+        *("--sequence", str(request.sequence)),
+        *(word for option, path in files.items() if path is not None for word in (option, path)),
+        *(["--suite"] if request.suite else []),
+    ]
 
 
 def with_files(request: "Request", options: Mapping[str, Any]) -> "Request":

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from export.digest import digest_value
 from tapeout.child import Children, Outcome, run_child
 from tapeout.code_version import code_version, tool_version
+from tapeout.disturbance import stage_environment
 from tapeout.jobs import Job, Plan
 from tapeout.pipeline import Stage, find_stage
 from tapeout.stage_key import Provenance, Record, explain, nearest_record, stage_key
@@ -155,7 +156,7 @@ class Executor:
                 "inputs": {name: self.given(job.inputs[name], done) for name, done in inputs.items()},
                 "parameters": dict(job.parameters),
                 "arguments": dict(job.arguments),
-                "environment": dict(stage.environment),
+                "environment": {**stage.environment, **stage_environment(stage.exclusive)},
                 "out": str(out),
             }
             outcome: Outcome = run_child(

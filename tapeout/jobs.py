@@ -50,6 +50,7 @@ class Request:
         time_budget_s: of a search; what was begun is finished.
         weight_bytes_max: of a package's weights in a search, or None.
         found: recipes by device, smallest first, in place of the target's ladders: what a search has come to.
+        sequence: which release of the product the bundle is: a device can refuse one that is older than it asks for.
     """
 
     target: Target
@@ -67,6 +68,7 @@ class Request:
     time_budget_s: float = 1800.0
     weight_bytes_max: int | None = None
     found: Mapping[str, tuple[str, ...]] | None = None
+    sequence: int = 0
 
     @property
     def parsed(self) -> Source:

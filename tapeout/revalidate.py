@@ -10,8 +10,9 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from compile.package import Package
-from tapeout.bundle import differences, read_manifest, write_reports
+from tapeout.bundle import write_reports
 from tapeout.code_version import tool_version
+from tapeout.manifest import FETCH, differences, read_manifest
 from tapeout.values import from_json
 from targets.errors import IntegrityError, UsageError
 from targets.target import Target
@@ -54,7 +55,7 @@ def open_bundle(bundle: Path, out: Path) -> Opened:
     manifest = read_manifest(bundle)
     wrong = differences(bundle, manifest)
     if wrong:
-        raise IntegrityError(f"{bundle}: {'; '.join(wrong[:3])}", "fetch the bundle again; it is not what was built")
+        raise IntegrityError(f"{bundle}: {'; '.join(wrong[:3])}", FETCH)
     target: Target = TypeAdapter(Target).validate_python(manifest["target"])
     return Opened(manifest, read_report(bundle / "report.json"), target)
 

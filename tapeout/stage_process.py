@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TextIO
 
+from tapeout.disturbance import disturb_this_process
 from tapeout.pipeline import Call, find_stage
 from tapeout.storage_errors import storage_errors
 from tapeout.values import from_json, to_json
@@ -25,6 +26,7 @@ def main(job_path: Path) -> int:
     """Run the job and answer; 0 also when the answer is an error the parent can understand."""
     answer = claim_stdout()
     limit_resources()
+    disturb_this_process()
     job = json.loads(job_path.read_text(encoding="utf-8"))
     try:
         with storage_errors(Path(job["out"])):

@@ -76,6 +76,12 @@ class WorkerLost(TapeoutError):
     exit_code = 9
 
 
+class NotReproducible(TapeoutError):
+    """The same inputs that gave other bytes the second time."""
+
+    exit_code = 12
+
+
 def error_named(name: object) -> type[TapeoutError]:
     """The class that another process names; StageFailed when it names none of these."""
     found = globals().get(name) if isinstance(name, str) else None

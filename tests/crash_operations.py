@@ -15,7 +15,8 @@ import pytest
 
 import tapeout.bundle
 from export.digest import digest_bytes, digest_files, list_files
-from tapeout.bundle import MANIFEST, differences, read_manifest, swap
+from tapeout.bundle import swap
+from tapeout.manifest import MANIFEST, SCHEMA_VERSION, differences, read_manifest
 from tapeout.stage_key import Provenance, Record
 from tapeout.store import Store
 from tapeout.store_care import gc, verify
@@ -113,16 +114,21 @@ def write_bundle(key: str, root: Path) -> None:
     record = store.lookup(key)
     assert record is not None
     contents: Any = SimpleNamespace(
-        folders={"package": SimpleNamespace(record=record)}, identity=lambda: key, report=None
+        folders={"package": SimpleNamespace(record=record)}, identity=lambda: key, report=None, evidence=None
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tapeout.bundle, "write_reports", lambda _, folder: (folder / "report.json").write_text("{}"))
-        patch.setattr(
-            tapeout.bundle,
-            "make_manifest",
-            lambda _, identity, staged: {"schema_version": 1, "identity": identity, "files": list_files(staged)},
-        )
+        patch.setattr(tapeout.bundle, "write_documents", lambda *_: None)
+        patch.setattr(tapeout.bundle, "make_manifest", lambda _, identity, staged: plain_manifest(identity, staged))
         tapeout.bundle.write_bundle(contents, store, root / "out")
+
+
+def plain_manifest(identity: str, folder: Path) -> dict[str, Any]:
+    """The least that a manifest has to say of what is in `folder`."""
+    files = list_files(folder)
+    sizes = {path: (folder / path).stat().st_size for path in files}
+    least = {"schema_version": SCHEMA_VERSION, "sequence": 0, "packages": {}}
+    return {**least, "identity": identity, "files": files, "sizes": sizes}
 
 
 def swap_folders(root: Path) -> None:

@@ -11,15 +11,21 @@ from typing import Any
 import pytest
 
 from export.digest import list_files
+from export.source import LocalFolder, source_identity
+from tapeout.bom import BOM, check_bom
 from tapeout.build import Build, build
-from tapeout.bundle import differences, read_manifest
 from tapeout.foresee import foresee
 from tapeout.jobs import make_plan
+from tapeout.manifest import SIGNATURE, differences, read_manifest
+from tapeout.provenance import PROVENANCE
 from tapeout.revalidate import revalidate
+from tapeout.sign import Signer
 from tapeout.store import Store
-from targets.errors import IntegrityError, UsageError
+from tapeout.verify import Demands, Seal, inspect_bundle
+from targets.errors import IntegrityError, StageFailed, UsageError
 from targets.status import Verdict
 from tests.tiny_build import Heard, bench, request
+from tests.tiny_bundle import new_key
 from tests.tiny_folder import spread_vectors, write_folder
 from validate.report import read_report
 
@@ -119,6 +125,72 @@ def test_the_bundle_is_whole_and_stands_alone(first: tuple[Build, Heard], tmp_pa
     assert (tmp_path / "again" / "report.html").is_file()
     with pytest.raises(UsageError, match="inside the bundle"):
         revalidate(copy, copy / "again", lambda text: None)
+
+
+def test_the_chain_leads_from_the_source_to_the_packages(first: tuple[Build, Heard], source: Path) -> None:
+    found = inspect_bundle(first[0].folder, Demands(source=source_identity(LocalFolder(source))))
+    assert found.findings == ()
+    stages = [line.split()[0].rstrip(":") for line in found.chain]
+    assert stages[:2] == ["import", "export"]
+    assert {"quantize", "compile", "golden"} <= set(stages)
+    assert "packages/cpu-openvino/" in found.chain[-1] + found.chain[-2]
+    assert {held.holds for held in found.held} == {True}
+    other = inspect_bundle(first[0].folder, Demands(source={"sha256": "0" * 64}))
+    assert "made from another model" in other.findings[0]
+
+
+def test_the_bill_of_materials_has_a_model_card_for_every_package(first: tuple[Build, Heard]) -> None:
+    bom = json.loads((first[0].folder / BOM).read_text())
+    check_bom(bom)
+    parts = {each["bom-ref"]: each for each in bom["components"]}
+    manifest = read_manifest(first[0].folder)
+    for path in manifest["packages"]:
+        kl, *_ = parts[path]["modelCard"]["quantitativeAnalysis"]["performanceMetrics"]
+        bounds = kl["confidenceInterval"]
+        assert float(bounds["lowerBound"]) <= float(kl["value"]) <= float(bounds["upperBound"])
+        listed = {each["name"]: each["hashes"][0]["content"] for each in parts[path]["components"]}
+        assert listed == {name: digest for name, digest in manifest["files"].items() if name.startswith(f"{path}/")}
+    wheels = {each["name"]: each for each in bom["components"] if each["type"] == "library"}
+    assert {"openvino", "onnxruntime-genai", "torch"} <= wheels.keys()
+    assert wheels["onnx"]["licenses"] == [{"expression": "Apache-2.0"}]
+    assert "timestamp" not in bom["metadata"]
+    bom["components"][0]["modelCard"]["bogus"] = 1
+    with pytest.raises(StageFailed, match="not CycloneDX"):
+        check_bom(bom)
+
+
+def test_the_provenance_names_every_file_of_every_package_and_what_it_was_made_of(first: tuple[Build, Heard]) -> None:
+    statement = json.loads((first[0].folder / PROVENANCE).read_text())
+    files = read_manifest(first[0].folder)["files"]
+    subjects = {each["name"]: each["digest"]["sha256"] for each in statement["subject"]}
+    assert subjects == {path: digest for path, digest in files.items() if path.startswith("packages/")}
+    definition = statement["predicate"]["buildDefinition"]
+    assert definition["externalParameters"]["source"]["kind"] == "folder"
+    assert definition["externalParameters"]["target"]["name"] == "bench"
+    resolved = {each["name"]: each for each in definition["resolvedDependencies"]}
+    assert len(resolved["openvino"]["digest"]["recordSha256"]) == 64
+    assert "imported/model.safetensors" in resolved
+    assert str(first[0].folder.parent) not in json.dumps(statement)
+
+
+def test_a_signed_build_verifies_and_stays_signed_while_nothing_changes(
+    first: tuple[Build, Heard], work: Path, source: Path
+) -> None:
+    key = new_key()
+    demands = Demands(key=key.public_key(), strict=True)
+    assert inspect_bundle(first[0].folder, Demands()).seal is Seal.UNSIGNED
+    again = build(request(bench(work), source), Store(work / "store"), work / "out", Heard(), Signer(key))
+    assert not again.written
+    found = inspect_bundle(again.folder, demands)
+    assert (found.findings, found.seal) == ((), Seal.TRUSTED)
+    unasked = build(request(bench(work), source), Store(work / "store"), work / "out", Heard())
+    assert not unasked.written
+    assert inspect_bundle(unasked.folder, demands).seal is Seal.TRUSTED
+    later = dataclasses.replace(request(bench(work), source), sequence=7)
+    numbered = build(later, Store(work / "store"), work / "later", Heard(), Signer(key))
+    found = inspect_bundle(numbered.folder, dataclasses.replace(demands, sequence=7))
+    assert found.findings == ()
+    (first[0].folder / SIGNATURE).unlink()
 
 
 def test_a_second_build_runs_nothing_and_leaves_the_bundle_alone(

@@ -7,7 +7,7 @@ import pytest
 
 from export.model import Model
 from tapeout.build import build
-from tapeout.bundle import read_manifest
+from tapeout.manifest import read_manifest
 from tapeout.store import Store
 from targets.errors import StageFailed
 from targets.status import Verdict

@@ -25,7 +25,7 @@ from export.template_process import fault_of
 from quantize.calibration import read_texts
 from quantize.recipe import parse_recipe
 from quantize.scheme import parse_scheme
-from tapeout.bundle import MANIFEST, differences, read_manifest
+from tapeout.manifest import MANIFEST, differences, read_manifest
 from tapeout.remote_link import Link, checked
 from tapeout.remote_place import Place, parse_place
 from tapeout.stage_key import Provenance, Record, stage_key
@@ -163,7 +163,14 @@ def parsers(files: Files) -> dict[str, tuple[st.SearchStrategy[Any], Callable[[A
     record = Record(
         stage="s", version="1", parameters={}, inputs={}, tools={}, key="0" * 64, object="0" * 64, files={}, sizes={}
     ).encode()
-    manifest = {"schema_version": 1, "identity": "x", "files": {"a": "b"}, "packages": {"p": {"backend": "null"}}}
+    manifest = {
+        "schema_version": 2,
+        "sequence": 0,
+        "identity": "x",
+        "files": {"a": "b" * 64},
+        "sizes": {"a": 1},
+        "packages": {"p": {"backend": "null"}},
+    }
     item = {"question": "q", "choices": ["a", "b"], "answer": 0}
     job = {"conversations": [{"messages": [{"role": "user", "content": "x"}]}] * 2, "characters": 1000}
     return {

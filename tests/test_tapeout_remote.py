@@ -17,7 +17,8 @@ import pytest
 
 from export.digest import digest_file, list_files
 from tapeout.build import build
-from tapeout.bundle import MANIFEST, read_manifest, write_reports
+from tapeout.bundle import write_reports
+from tapeout.manifest import MANIFEST, read_manifest
 from tapeout.remote import validate_on
 from tapeout.remote_link import Link
 from tapeout.remote_place import Place
@@ -79,7 +80,9 @@ def bundle(measured: Path, new_folder: NewFolder) -> Path:
     verdict, sentence = headline(opened.target, devices)
     assert verdict is Verdict.INCOMPLETE
     write_reports(dataclasses.replace(opened.report, verdict=verdict, headline=sentence, devices=devices), folder)
-    manifest = {**opened.manifest, "files": {p: d for p, d in list_files(folder).items() if p != MANIFEST}}
+    files = {path: digest for path, digest in list_files(folder).items() if path != MANIFEST}
+    sizes = {path: (folder / path).stat().st_size for path in files}
+    manifest = {**opened.manifest, "files": files, "sizes": sizes}
     (folder / MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
     return folder
 
@@ -271,6 +274,7 @@ def with_big_file(bundle: Path, folder: Path) -> Path:
     (copy / OPENVINO / "notes.bin").write_bytes(os.urandom(30_000_000))
     manifest = read_manifest(copy)
     manifest["files"][f"{OPENVINO}/notes.bin"] = digest_file(copy / OPENVINO / "notes.bin")
+    manifest["sizes"][f"{OPENVINO}/notes.bin"] = 30_000_000
     (copy / MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
     return copy
 
