@@ -124,10 +124,16 @@ def run_child(
 def listen(child: subprocess.Popen[str], progress: Callable[[int, int], None]) -> dict[str, Any]:
     """Pass progress on until the child has answered or closed its end.
 
-    An answer is the end even while the pipe is open: something the child started may hold it.
+    An answer is the end even while the pipe is open: something the child started may hold it. A line that is no
+    message came from a library that found the pipe; it ends nothing.
     """
     for line in child.stdout or ():
-        message: dict[str, Any] = json.loads(line)
+        try:
+            message = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        if not isinstance(message, dict):
+            continue
         if "progress" not in message:
             return message
         progress(*message["progress"])

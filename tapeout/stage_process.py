@@ -4,9 +4,11 @@ Every line on standard output is one JSON object: `{"progress": [done, total]}` 
 `{"value": {...}}` or `{"error": {...}}`. Whatever libraries print goes to standard error.
 """
 
+import ctypes
 import json
 import os
 import resource
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +22,7 @@ from targets.errors import TapeoutError
 
 # Of this machine's memory, what a stage may allocate: a hostile model shall not take the machine with it.
 MEMORY_SHARE = 0.9
+PR_SET_PDEATHSIG = 1
 
 
 def main(job_path: Path) -> int:
@@ -27,6 +30,7 @@ def main(job_path: Path) -> int:
     answer = claim_stdout()
     limit_resources()
     disturb_this_process()
+    end_with_parent()
     job = json.loads(job_path.read_text(encoding="utf-8"))
     try:
         with storage_errors(Path(job["out"])):
@@ -48,6 +52,12 @@ def limit_resources() -> None:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_DATA, (int(memory * MEMORY_SHARE), resource.RLIM_INFINITY))
+
+
+def end_with_parent() -> None:
+    """Have the kernel end this process when its parent is killed: nobody would read the answer."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def run(job: dict[str, Any], progress: Callable[[int, int], None]) -> dict[str, Any]:
