@@ -32,7 +32,7 @@ class CalibrationPlan:
         seed: of sampling.
     """
 
-    sequences: int = 112
+    sequences: int = 56
     tokens: int = 256
     temperature: float = 0.8
     seed: int = 20261122

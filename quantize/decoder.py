@@ -1,6 +1,8 @@
 """The float decoder in torch, for methods that look at more than one weight."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -96,40 +98,40 @@ def first_layer_calls(model: Any, tokens: "torch.Tensor", batch: int = 8) -> lis
     return calls
 
 
-def run_layer(layer: Any, call: LayerCall, exact: bool = False) -> LayerCall:
-    """The call of the layer after `layer`; matrices are multiplied in the fast type unless `exact`."""
+@contextmanager
+def inference(exact: bool = False) -> Iterator[None]:
+    """No gradients; matrices are multiplied in the fast type unless `exact`."""
     import torch
 
     fast = torch.float32 if exact else fast_type()
     with torch.no_grad(), torch.autocast("cpu", fast, enabled=fast != torch.float32):
+        yield
+
+
+def run_layer(layer: Any, call: LayerCall, exact: bool = False) -> LayerCall:
+    """The call of the layer after `layer`; matrices are multiplied in the fast type unless `exact`."""
+    with inference(exact):
         result = layer(call.hidden, **call.keywords)
     return LayerCall(result[0] if isinstance(result, tuple) else result, call.keywords)
 
 
-def capture(layer: Any, call: LayerCall, names: list[str]) -> "dict[str, torch.Tensor]":
-    """What the modules `names` of a layer are called with when it runs `call`: [rows, in] float32 each.
+def input_of(module: Any, name: str, *arguments: Any, **keywords: Any) -> "torch.Tensor":
+    """What the submodule `name` is called with when `module` is; the module runs no further."""
+    seen: list[Any] = []
 
-    The layer is run no further than the last of them.
-    """
-    seen: dict[str, Any] = {}
+    def keep(_: Any, inputs: tuple[Any, ...]) -> None:
+        seen.append(inputs[0])
+        raise _Seen
 
-    def keep(name: str, inputs: tuple[Any, ...]) -> None:
-        seen[name] = inputs[0].flatten(0, -2).float()
-        if len(seen) == len(names):
-            raise _Seen
-
-    hooks = [
-        layer.get_submodule(name).register_forward_pre_hook(lambda _, inputs, name=name: keep(name, inputs))
-        for name in names
-    ]
+    hook = module.get_submodule(name).register_forward_pre_hook(keep)
     try:
-        run_layer(layer, call)
+        module(*arguments, **keywords)
     except _Seen:
-        return seen
+        found: torch.Tensor = seen[0]
+        return found
     finally:
-        for hook in hooks:
-            hook.remove()
-    raise StageFailed(f"a decoder layer does not call {', '.join(names)}", "report this model")
+        hook.remove()
+    raise StageFailed(f"{type(module).__name__} does not call {name}", "report this model")
 
 
 def log_probabilities(model: Any, hidden: "torch.Tensor") -> "torch.Tensor":

@@ -5,29 +5,24 @@ there (least squares, as in GPTAQ, arXiv 2504.02692); a weight whose output is a
 for the stream's own error too. So the layers that follow mend what those before them broke.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from quantize.decoder import LayerCall, capture, first_layer_calls, linear_modules, run_layer, set_weight
+from quantize.decoder import LayerCall, first_layer_calls, linear_modules, set_weight
 from quantize.gptq import gptq
 from quantize.grid import GridWeight, fit
 from quantize.recipe import GptqPlan
 from quantize.scheme import Scheme
+from quantize.walk import GROUPS, Stop, walk
 
 if TYPE_CHECKING:
     import torch
 
 Progress = Callable[[int, int], None]
 
-# What each group of weights that share an input is called in every decoder we build, in the order they are computed;
-# and the module whose input is the residual stream that the group's output is added to.
-GROUPS: tuple[tuple[tuple[str, ...], str | None], ...] = (
-    (("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"), None),
-    (("self_attn.o_proj",), "input_layernorm"),
-    (("mlp.gate_proj", "mlp.up_proj"), None),
-    (("mlp.down_proj",), "post_attention_layernorm"),
-)
+# Input channels from which on half of a symmetric product is worth four smaller ones.
+GRAM_BLOCK = 384
 
 
 @dataclass(frozen=True)
@@ -66,16 +61,16 @@ def round_layers(
     float_calls, calls = (first_layer_calls(decoder, tokens[: plan.sequences]) for decoder in pair)
     for index, (float_layer, layer) in enumerate(zip(exact.model.layers, rounded.model.layers, strict=True)):
         modules = linear_modules(layer)
-        floats = float_inputs(float_layer, float_calls)
-        for names, residual in GROUPS:
-            moments = measure_moments(layer, calls, floats, names[0], residual)
+        float_walks, walks = [walk(float_layer, call) for call in float_calls], [walk(layer, call) for call in calls]
+        for names in GROUPS:
+            moments = measure_moments(map(next, float_walks), map(next, walks))
             for short_name in names:
                 name, module = f"model.layers.{index}.{short_name}.weight", modules[f"{short_name}.weight"]
                 found[name] = round_weight(module.weight.data, schemes[name], moments, plan)
                 set_weight(module, found[name].weight())
                 progress(len(found), len(schemes))
-        float_calls = [run_layer(float_layer, call) for call in float_calls]
-        calls = [run_layer(layer, call) for call in calls]
+        float_calls = [LayerCall(next(one).hidden, call.keywords) for one, call in zip(float_walks, calls, strict=True)]
+        calls = [LayerCall(next(one).hidden, call.keywords) for one, call in zip(walks, calls, strict=True)]
     return found
 
 
@@ -101,24 +96,33 @@ def mend(weight: "torch.Tensor", moments: Moments, damping: float) -> "torch.Ten
     return moved.float()
 
 
-def float_inputs(layer: Any, calls: list[LayerCall]) -> "list[dict[str, torch.Tensor]]":
-    """For each call, what the first module of every group and the residuals are called with in the float layer."""
-    watched = [names[0] for names, _ in GROUPS] + [residual for _, residual in GROUPS if residual is not None]
-    return [capture(layer, call, watched) for call in calls]
-
-
-def measure_moments(
-    layer: Any, calls: list[LayerCall], floats: "list[dict[str, torch.Tensor]]", name: str, residual: str | None
-) -> Moments:
-    """Run the layer being quantized as far as the module `name`, and average what it gets; `floats` as above."""
+def measure_moments(floats: Iterable[Stop], own: Iterable[Stop]) -> Moments:
+    """Average what a group is called with, batch after batch, in the float layer and in the one being quantized."""
     sums: list[torch.Tensor] = []
     rows = 0
-    for call, exact in zip(calls, floats, strict=True):
-        own = capture(layer, call, [name] if residual is None else [residual, name])
-        parts = [own[name].T @ own[name], exact[name].T @ own[name]]
-        if residual is not None:
-            parts.append((exact[residual] - own[residual]).T @ own[name])
+    for exact, found in zip(floats, own, strict=True):
+        inputs = as_rows(found.hidden)
+        parts = [gram(inputs), as_rows(exact.hidden).T @ inputs]
+        if found.residual is not None and exact.residual is not None:
+            parts.append((as_rows(exact.residual) - as_rows(found.residual)).T @ inputs)
         sums = [total.add_(part) for total, part in zip(sums, parts, strict=True)] if sums else parts
-        rows += len(own[name])
+        rows += len(inputs)
     means = [total / rows for total in sums]
-    return Moments(means[0], means[1], means[2] if residual is not None else None)
+    return Moments(means[0], means[1], means[2] if len(means) > 2 else None)
+
+
+def as_rows(hidden: "torch.Tensor") -> "torch.Tensor":
+    """[.., in] as [rows, in] float32."""
+    return hidden.flatten(0, -2).float()
+
+
+def gram(rows: "torch.Tensor") -> "torch.Tensor":
+    """x^T x of x [rows, in]; what the symmetry gives is copied, not computed."""
+    import torch
+
+    inputs = rows.shape[1]
+    if inputs < GRAM_BLOCK:
+        return rows.T @ rows
+    left, right = rows[:, : inputs // 2], rows[:, inputs // 2 :]
+    corner = left.T @ right
+    return torch.cat([torch.cat([gram(left), corner], 1), torch.cat([corner.T, gram(right)], 1)])

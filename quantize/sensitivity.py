@@ -37,7 +37,7 @@ class SensitivityPlan:
         clip: how scales are chosen.
     """
 
-    sequences: int = 3
+    sequences: int = 2
     tokens: int = 128
     clip: ClipPlan = field(default_factory=lambda: ClipPlan(candidates=6))
 

@@ -25,6 +25,9 @@ Progress = Callable[[int, int], None]
 
 # Every stage but the import, which may fetch a model, works on what is here.
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
+# torch's threads meet some hundred thousand times in such a stage. Those that wait shall sleep: spinning, they take the
+# cores from the very thread they wait for wherever something else runs, such as the stage beside this one.
+TORCH = {**OFFLINE, "OMP_WAIT_POLICY": "PASSIVE"}
 
 
 @dataclass(frozen=True)
@@ -220,6 +223,7 @@ STAGES = (
         "quantize.calibration",
         "quantize.calibration:Calibration",
         ("tokenizers", "torch", "transformers"),
+        TORCH,
     ),
     Stage(
         "sensitivity",
@@ -227,6 +231,7 @@ STAGES = (
         "quantize.sensitivity",
         "quantize.sensitivity:Sensitivity",
         ("torch", "transformers"),
+        TORCH,
     ),
     Stage(
         "quantize",
@@ -234,6 +239,7 @@ STAGES = (
         "quantize.quantizer",
         "quantize.quantizer:QuantizedModel",
         ("nncf", "onnx", "onnx-ir", "torch", "transformers"),
+        TORCH,
         timeout_s=4 * 3600,
     ),
     Stage(

@@ -17,9 +17,10 @@ from quantize.decoder import (
     run_layer,
 )
 from quantize.grid import GridWeight, fit
-from quantize.layerwise import GROUPS, Moments, mend, round_layers
+from quantize.layerwise import Moments, gram, mend, round_layers
 from quantize.recipe import ClipPlan, GptqPlan
 from quantize.scheme import Scheme, parse_scheme
+from quantize.walk import GROUPS, walk
 from tests.conftest import VARIANTS, Models
 from tests.tiny_calibration import ignore, tiny_calibration
 
@@ -32,26 +33,48 @@ def schemes_of(decoder: Any, name: str = CHANNEL_WISE) -> dict[str, Scheme]:
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_the_groups_are_the_linear_modules_of_every_decoder_we_build(tiny_models: Models, variant: str) -> None:
-    """Those of a group read the same tensor, and each residual named is what the group's output is added to."""
-    layer = load_decoder(tiny_models[variant].folder).model.layers[0]
-    named = [name for names, _ in GROUPS for name in names]
-    assert sorted(f"{name}.weight" for name in named) == sorted(linear_modules(layer))
-    seen: dict[str, Any] = {}
-
-    def watch(name: str, module: Any) -> None:
-        module.register_forward_pre_hook(lambda _, inputs: seen.update({f"{name} in": inputs[0]}))
-        module.register_forward_hook(lambda _, inputs, output: seen.update({f"{name} out": output}))
-
-    for name in (*named, "input_layernorm", "post_attention_layernorm"):
-        watch(name, layer.get_submodule(name))
-    tokens = torch.arange(20)[None]
+    """A walk stops before each group with what its weights are called with, and ends where the layer does."""
     decoder = load_decoder(tiny_models[variant].folder)
-    after = run_layer(layer, first_layer_calls(decoder, tokens)[0], exact=True).hidden
-    for names, _ in GROUPS:
-        assert len({seen[f"{name} in"].data_ptr() for name in names}) == 1
-    middle = seen["input_layernorm in"] + seen["self_attn.o_proj out"]
-    torch.testing.assert_close(middle, seen["post_attention_layernorm in"])
-    torch.testing.assert_close(middle + seen["mlp.down_proj out"], after)
+    layer = decoder.model.layers[0]
+    assert sorted(f"{name}.weight" for names in GROUPS for name in names) == sorted(linear_modules(layer))
+    seen: dict[str, torch.Tensor] = {}
+
+    def watch(name: str) -> None:
+        def keep(_: Any, inputs: tuple[torch.Tensor, ...]) -> None:
+            seen.setdefault(name, inputs[0])
+
+        layer.get_submodule(name).register_forward_pre_hook(keep)
+
+    for name in (*(name for names in GROUPS for name in names), "input_layernorm", "post_attention_layernorm"):
+        watch(name)
+    (call,) = first_layer_calls(decoder, torch.arange(20)[None])
+    after = run_layer(layer, call).hidden
+    *stops, end = walk(layer, call)
+    for names, stop in zip(GROUPS, stops, strict=True):
+        for name in names:
+            torch.testing.assert_close(stop.hidden, seen[name])
+    torch.testing.assert_close(end.hidden, after)
+    residuals = [stop.residual for stop in stops if stop.residual is not None]
+    for residual, name in zip(residuals, ("input_layernorm", "post_attention_layernorm"), strict=True):
+        torch.testing.assert_close(residual, seen[name])
+
+
+def test_a_walk_uses_the_weights_that_a_group_has_when_it_goes_on(tiny_models: Models) -> None:
+    decoder = load_decoder(tiny_models["llama"].folder)
+    layer = decoder.model.layers[0]
+    (call,) = first_layer_calls(decoder, torch.arange(20)[None])
+    steps = walk(layer, call)
+    for names in GROUPS:
+        next(steps)
+        for name in names:
+            layer.get_submodule(name).weight.data.mul_(0.5)
+    torch.testing.assert_close(next(steps).hidden, run_layer(layer, call).hidden)
+
+
+@pytest.mark.parametrize("inputs", [6, 383, 384, 1537])
+def test_a_gram_matrix_is_the_product_it_stands_for(inputs: int) -> None:
+    rows = torch.randn(50, inputs, generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(gram(rows), rows.T @ rows, rtol=1e-4, atol=1e-4)
 
 
 def test_mending_solves_the_least_squares_it_states() -> None:
