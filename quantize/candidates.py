@@ -6,7 +6,8 @@ from export.model import ModelFacts
 from quantize.recipe import Recipe, parse_recipe, recipe_name
 from quantize.scheme import Scheme, parse_scheme
 from quantize.sensitivity import Sensitivity
-from targets.legality import CHANNEL_WISE, LEGALITY, legal_schemes
+from targets.errors import UsageError
+from targets.legality import CHANNEL_WISE, LEGALITY, check_recipe, legal_schemes
 from targets.names import choose
 
 SCALE_BYTES = 4
@@ -66,26 +67,27 @@ def method_of(recipe: str) -> str:
 def list_candidates(
     facts: ModelFacts,
     sensitivity: Sensitivity,
-    legality: str,
+    legality: str | tuple[str, ...],
     byte_budget: int | None = None,
     thorough: bool = False,
 ) -> tuple[Candidate, ...]:
-    """Every recipe the device of the legality table takes, smallest first, none larger and worse than another.
+    """Every recipe that a device takes, smallest first, none larger and worse than another.
 
     Args:
         facts: of the model.
         sensitivity: of its weights.
-        legality: name of a table of `targets.legality`.
+        legality: name of a table of `targets.legality`, or those of all runtimes that are to have the same weights.
         byte_budget: the most its weights may take, or None.
         thorough: recipes that train are offered too.
 
     Raises:
         UsageError: no such table.
     """
-    widths = choose(legality, LEGALITY, "legality table").weight_bits
+    tables = (legality,) if isinstance(legality, str) else legality
+    widths = choose(tables[0], LEGALITY, "legality table").weight_bits
     steps_4 = THOROUGH_STEPS_4 if thorough else STEPS_4
     names = []
-    for scheme in legal_schemes(legality):
+    for scheme in legal_schemes(tables[0]):
         if parse_scheme(scheme).bits == 8:
             names += ["+".join(filter(None, (scheme, steps))) for steps in STEPS_8]
             continue
@@ -96,7 +98,7 @@ def list_candidates(
     found = [
         Candidate(recipe_name(recipe), weight_bytes(recipe, facts, sensitivity), predict_kl(recipe, sensitivity))
         for recipe in map(parse_recipe, names)
-        if fits(recipe, sensitivity)
+        if fits(recipe, sensitivity) and all(is_legal(recipe_name(recipe), table) for table in tables[1:])
     ]
     within = [one for one in found if byte_budget is None or one.weight_bytes <= byte_budget]
     return undominated(within)
@@ -109,6 +111,15 @@ def undominated(candidates: list[Candidate]) -> tuple[Candidate, ...]:
         if not front or one.predicted_kl < front[-1].predicted_kl:
             front.append(one)
     return tuple(front)
+
+
+def is_legal(recipe: str, legality: str) -> bool:
+    """Whether a device takes a recipe."""
+    try:
+        check_recipe(recipe, legality)
+    except UsageError:
+        return False
+    return True
 
 
 def fits(recipe: Recipe, sensitivity: Sensitivity) -> bool:
@@ -143,7 +154,7 @@ def predict_kl(recipe: Recipe, sensitivity: Sensitivity) -> float:
     total = 0.0
     for cost in sensitivity.weights:
         scheme = recipe.kept_scheme if cost.name in kept else recipe.format
-        total += cost.kl * squared_error(scheme, cost.shape[1]) / squared_error(measured, cost.shape[1])
+        total += max(cost.kl, 0.0) * squared_error(scheme, cost.shape[1]) / squared_error(measured, cost.shape[1])
     share, power = EXPECTED[method_of(recipe_name(recipe))]
     return float(share * total**power)
 

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from quantize.candidates import Candidate
+from quantize.recipe import parse_recipe
 from quantize.sensitivity import Sensitivity, WeightCost
 from targets.gates import Gates
 
@@ -26,12 +27,14 @@ class Goal:
         time_budget_s: no candidate is begun that is not expected to end within it.
         at_most: candidates tried.
         worthwhile: share of the bytes that one more try must save once a candidate has passed.
+        spent_s: seconds of the time budget that are gone before the first try.
     """
 
     kl_max: float
     time_budget_s: float = math.inf
     at_most: int = 6
     worthwhile: float = 0.02
+    spent_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,8 @@ class Outcome:
         tpot_ms: median time per output token, or None where no latency is measured.
         seconds: that trying it took.
         shortfall: as the function of that name computes it, or None when not known.
+        reason: why it did not pass.
+        whole: everything was measured; False where its weights alone showed that it fails, or it could not be built.
     """
 
     recipe: str
@@ -55,6 +60,15 @@ class Outcome:
     tpot_ms: float | None
     seconds: float
     shortfall: float | None = None
+    reason: str = ""
+    whole: bool = False
+
+    @property
+    def summary(self) -> str:
+        """One line: how it went."""
+        kl = f"KL {self.kl:.3g}" if math.isfinite(self.kl) else "not measured"
+        verdict = "passes" if self.passed else f"fails: {self.reason}" if self.reason else "fails"
+        return f"{self.recipe}: {self.weight_bytes / 1e6:.1f} MB, {kl}, {verdict}"
 
 
 @dataclass(frozen=True)
@@ -63,13 +77,16 @@ class Explanation:
 
     Attributes:
         nearest: the outcome with the least KL.
-        guilty: the weights that cost most, worst first, with the KL of quantizing each alone.
+        guilty: the weights that cost most, worst first, with the KL of quantizing each alone; none that the nearest
+            outcome kept in 8 bits.
         would_pass: the smallest candidate expected to pass, or None when even the safest is not.
+        expected_kl: of `would_pass`, nats per token, as far as is known.
     """
 
     nearest: Outcome | None
     guilty: tuple[WeightCost, ...]
     would_pass: Candidate | None
+    expected_kl: float | None = None
 
 
 def shortfall(kl: float, top1: float, perplexity_ratio: float, gates: Gates) -> float:
@@ -122,7 +139,7 @@ def next_candidate(candidates: tuple[Candidate, ...], outcomes: Iterable[Outcome
         choice = min(open_ones, key=lambda one: (expected_kl(one, candidates, tried), one.weight_bytes, one.recipe))
     else:
         return None
-    spent = math.fsum(sorted(outcome.seconds for outcome in tried.values()))
+    spent = goal.spent_s + math.fsum(sorted(outcome.seconds for outcome in tried.values()))
     return choice if not tried or spent + expected_seconds(tried) <= goal.time_budget_s else None
 
 
@@ -134,6 +151,7 @@ def expected_kl(one: Candidate, candidates: tuple[Candidate, ...], tried: dict[s
     known = {candidate.recipe: candidate for candidate in candidates}
     pairs = [(known[name], outcome) for name, outcome in tried.items() if name in known and 0 < outcome.kl < math.inf]
     alike = [pair for pair in pairs if pair[0].method == one.method] or pairs
+    alike = [pair for pair in alike if pair[0].predicted_kl > 0]
     if not alike:
         return one.predicted_kl
     near, outcome = min(
@@ -175,8 +193,12 @@ def explain(
     `candidates` may be those of a larger byte budget than was searched: then `would_pass` says what it takes.
     """
     tried = {outcome.recipe: outcome for outcome in outcomes}
-    nearest = min(tried.values(), key=lambda outcome: outcome.kl, default=None)
+    nearest = min(tried.values(), key=lambda outcome: (outcome.kl, outcome.weight_bytes), default=None)
+    kept = sensitivity.keep(parse_recipe(nearest.recipe).keep) if nearest is not None else frozenset()
+    rounded = [cost for cost in sensitivity.weights if cost.name not in kept]
+    guilty = sorted(rounded, key=lambda cost: (-cost.kl, cost.name))[:worst]
     bound = kl_bound(tried.values(), goal)
-    enough = [one for one in candidates if one.recipe not in tried and expected_kl(one, candidates, tried) <= bound]
-    guilty = sorted(sensitivity.weights, key=lambda cost: (-cost.kl, cost.name))[:worst]
-    return Explanation(nearest, tuple(guilty), min(enough, key=lambda one: one.weight_bytes, default=None))
+    expected = {one: expected_kl(one, candidates, tried) for one in candidates if one.recipe not in tried}
+    enough = [one for one, kl in expected.items() if kl <= bound]
+    smallest = min(enough, key=lambda one: (one.weight_bytes, one.recipe), default=None)
+    return Explanation(nearest, tuple(guilty), smallest, expected[smallest] if smallest is not None else None)

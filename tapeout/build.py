@@ -96,6 +96,7 @@ def gather(
         requirements=request.target.requirements,
         cost=request.target.cost,
         alternatives=request.target.alternatives,
+        layer_costs=layer_costs(done.get(plan.sensitivity)),
         tapeout=tool_version("tapeout"),
         created=max(
             (result.record.value["taken"] for job, result in done.items() if job.stage == "measure"), default=""
@@ -127,6 +128,11 @@ def sensitivity_rows(done: Done | None) -> tuple[WeightSensitivity, ...]:
     """What each weight costs, as the report has it; () when no recipe asked for it."""
     rows = done.record.value["weights"] if done is not None else ()
     return tuple(WeightSensitivity(row["name"], row["layer"], row["projection"], row["kl"]) for row in rows)
+
+
+def layer_costs(done: Done | None) -> tuple[float, ...]:
+    """What each layer as a whole costs; () when no recipe asked for it."""
+    return tuple(done.record.value["layers"]) if done is not None else ()
 
 
 def built_of(candidate: CandidateJobs, done: Mapping[Job, Done], store: Store) -> Built:

@@ -45,6 +45,11 @@ questions_option = click.option(
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help='Multiple-choice questions, JSONL with {"question", "choices", "answer"} a line.',
 )
+windows_option = click.option(
+    "--windows",
+    type=click.IntRange(min=1),
+    help="Texts of 256 tokens that fidelity is measured on, its weights-only part too [8, and 4 of them].",
+)
 strict_option = click.option("--strict", is_flag=True, help="End with 10 while anything is INCOMPLETE.")
 out_option = click.option(
     "--out", type=click.Path(path_type=Path), default=Path("artifacts"), show_default=True, help="Where bundles go."
@@ -67,6 +72,7 @@ sign_key_option = click.option(
 @text_option
 @suite_option
 @questions_option
+@windows_option
 @sequence_option
 @sign_key_option
 @passphrase_option
@@ -130,6 +136,8 @@ def run_request(
 
 def arguments_of(target: str, request: "Request") -> list[str]:
     """What `tapeout build` has to be told to do the same from another folder."""
+    from validate.golden import GoldenPlan
+
     named = Path(target)
     files = {"--text": request.text, "--questions": request.questions}
     return [
@@ -139,13 +147,28 @@ def arguments_of(target: str, request: "Request") -> list[str]:
         *("--sequence", str(request.sequence)),
         *(word for option, path in files.items() if path is not None for word in (option, path)),
         *(["--suite"] if request.suite else []),
+        *(["--windows", str(request.golden.windows)] if request.golden != GoldenPlan() else []),
     ]
 
 
 def with_files(request: "Request", options: Mapping[str, Any]) -> "Request":
-    """The request with the user's own files and suites."""
+    """The request with the user's own files and suites, and the amount of text to judge on.
+
+    Raises:
+        UsageError: there is less text than that.
+    """
     text, questions = (options[name] and str(options[name].resolve()) for name in ("text", "questions"))
-    return dataclasses.replace(request, suite=options["suite"], text=text, questions=questions)
+    request = dataclasses.replace(request, suite=options["suite"], text=text, questions=questions)
+    windows = options["windows"]
+    if windows is None:
+        return request
+    from validate.golden import texts
+
+    if windows > len(texts()):
+        raise UsageError(f"--windows {windows} is more than the {len(texts())} texts there are", "ask for fewer")
+    return dataclasses.replace(
+        request, golden=dataclasses.replace(request.golden, windows=windows, weights_windows=windows)
+    )
 
 
 def make_request(target: str, model: str, precision: str, store: Path) -> "Request":

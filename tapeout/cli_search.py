@@ -15,6 +15,7 @@ from tapeout.cli_build import (
     strict_option,
     suite_option,
     text_option,
+    windows_option,
     with_files,
 )
 
@@ -25,6 +26,7 @@ from tapeout.cli_build import (
 @text_option
 @suite_option
 @questions_option
+@windows_option
 @click.option("--minutes", default=30.0, show_default=True, help="Time budget; a recipe that was begun is finished.")
 @click.option("--max-mb", type=float, help="The most that a package's weights may take, in 10^6 bytes.")
 @out_option

@@ -45,6 +45,10 @@ class Done:
 class Watcher(Protocol):
     """What a build tells whoever watches it."""
 
+    def noted(self, text: str) -> None:
+        """What a search found, or is about to try."""
+        ...
+
     def started(self, job: Job, why: str) -> None:
         """A job runs, because `why`."""
         ...

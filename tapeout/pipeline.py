@@ -10,6 +10,8 @@
               |               |
               +--> sensitivity+     what each weight costs, for recipes that keep some in 8 bits
 
+A search puts `screen` between compile and measure: what fails there on its weights alone is not measured further.
+
 A stage takes frozen values and an empty folder, writes its files there and returns a frozen value. Modules are
 imported when a stage runs: naming the stages costs nothing.
 """
@@ -184,6 +186,13 @@ def measure_stage(call: Call) -> Any:
     return measure_package(call.inputs["package"], references, LatencyPlan(**plan), call.out, call.progress)
 
 
+def screen_stage(call: Call) -> Any:
+    """Package and golden reference -> how far its weights are from the float model."""
+    from validate.screen import screen_package
+
+    return screen_package(call.inputs["package"], call.inputs["golden"], call.out, call.progress)
+
+
 def compile_part(parameters: Mapping[str, Any]) -> Part:
     """What a job's back end depends on."""
     from compile.backends import find_entry
@@ -258,6 +267,7 @@ STAGES = (
         {**OFFLINE, "USE_TORCH": "0"},  # of transformers only the tokenizer is used; torch would take 4 s to import
         part=compile_part,
     ),
+    Stage("screen", screen_stage, "validate.screen", "validate.screen:Screened", (), part=measure_part),
     Stage(
         "measure",
         measure_stage,

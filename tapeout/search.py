@@ -6,24 +6,21 @@ are in it, so an interrupted search goes on where it stopped and a second one on
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from export.model import ModelFacts
 from quantize.candidates import Candidate, list_candidates
-from quantize.search import Goal, Outcome, explain, front, next_candidate, shortfall, winner
+from quantize.search import Goal, Outcome, expected_kl, explain, front, next_candidate, winner
 from quantize.sensitivity import Sensitivity
 from tapeout.executor import Done, Executor, Watcher
-from tapeout.jobs import AUTO, CandidateJobs, Job, Plan, Request, make_plan
+from tapeout.jobs import AUTO, Job, Request, make_plan
 from tapeout.results import value_of
 from tapeout.store import Store
-from targets.errors import DeviceMissing, StageFailed, TimedOut, UsageError, WorkerLost
-from targets.legality import check_recipe, precision_of
-from targets.status import Verdict
-from targets.target import Device, Target
-from validate.judge import judge, verdict_of
-from validate.package_measurement import Measurement
-from validate.search_report import SearchReport, Tried
+from tapeout.trial import Run, try_recipe
+from targets.errors import UsageError
+from targets.target import Device
+from validate.search_report import Expected, SearchReport, Tried, WeightSensitivity
 
 INT4 = "int4"
 
@@ -50,6 +47,10 @@ class Once:
         self.watcher = watcher
         self.said: set[tuple[str, str]] = set()
 
+    def noted(self, text: str) -> None:
+        """What the search says."""
+        self.watcher.noted(text)
+
     def started(self, job: Job, why: str) -> None:
         """A job runs."""
         self.watcher.started(job, why)
@@ -70,8 +71,33 @@ class Once:
         self.said.add(name)
 
 
+@dataclass(frozen=True)
+class Ground:
+    """What a search on one device stands on.
+
+    Attributes:
+        request: what was asked for.
+        device: to search for.
+        facts: of the model.
+        sensitivity: of its weights.
+    """
+
+    request: Request
+    device: Device
+    facts: ModelFacts
+    sensitivity: Sensitivity
+
+    def candidates(self, byte_budget: int | None) -> tuple[Candidate, ...]:
+        """Recipes that every buildable runtime of the device takes: the same weights for all of them."""
+        tables = tuple(runtime.legality for runtime in self.device.runtimes if runtime.status is not None)
+        return list_candidates(self.facts, self.sensitivity, tables, byte_budget)
+
+
 def search(request: Request, store: Store, watcher: Watcher) -> Searched:
     """Find recipes for every device; a request for anything but `auto` comes back as it is.
+
+    The time budget counts what every stage took when it ran, from the import on, so that a search that was interrupted
+    ends where it would have ended.
 
     Raises:
         TapeoutError: the model, its reference or its sensitivity cannot be had.
@@ -83,33 +109,16 @@ def search(request: Request, store: Store, watcher: Watcher) -> Searched:
     done, _ = Executor(store, once).run(plan)
     facts = value_of(plan.model, done, store)
     sensitivity: Sensitivity = value_of(plan.sensitivity, done, store)
+    spent = math.fsum(each.record.seconds for each in done.values())
     reports = []
     for device in request.target.devices:
-        candidates = candidates_for(device, facts, sensitivity, request)
         if any(runtime.status is not None for runtime in device.runtimes):
-            refuse_none(candidates, device, request)
-            request, report = search_device(request, device, candidates, sensitivity, Run(store, once))
+            ground = Ground(request, device, facts, sensitivity)
+            recipes, report = search_device(ground, spent, Run(store, once))
+            request = dataclasses.replace(request, found={**(request.found or {}), device.name: recipes})
+            spent += math.fsum(one.seconds for one in report.tried)
             reports.append(report)
     return Searched(request, tuple(reports), once)
-
-
-@dataclass(frozen=True)
-class Run:
-    """Where candidates are built."""
-
-    store: Store
-    watcher: Watcher
-
-
-def candidates_for(
-    device: Device, facts: ModelFacts, sensitivity: Sensitivity, request: Request
-) -> tuple[Candidate, ...]:
-    """Recipes that every buildable runtime of the device takes: the same weights for all of them."""
-    tables = [runtime.legality for runtime in device.runtimes if runtime.status is not None]
-    if not tables:
-        return ()
-    found = list_candidates(facts, sensitivity, tables[0], request.weight_bytes_max)
-    return tuple(one for one in found if all(is_legal(one.recipe, table) for table in tables))
 
 
 def refuse_none(candidates: tuple[Candidate, ...], device: Device, request: Request) -> None:
@@ -126,109 +135,80 @@ def refuse_none(candidates: tuple[Candidate, ...], device: Device, request: Requ
         )
 
 
-def is_legal(recipe: str, table: str) -> bool:
-    """Whether a device takes a recipe."""
-    try:
-        check_recipe(recipe, table)
-    except UsageError:
-        return False
-    return True
+def search_device(ground: Ground, spent: float, run: Run) -> tuple[tuple[str, ...], SearchReport]:
+    """Try recipes on one device until the search has nothing better to try.
 
+    Args:
+        ground: what the search stands on.
+        spent: seconds of the time budget that are gone.
+        run: where candidates are built.
 
-def search_device(
-    request: Request, device: Device, candidates: tuple[Candidate, ...], sensitivity: Sensitivity, run: Run
-) -> tuple[Request, SearchReport]:
-    """Try recipes on one device until the search has nothing better to try."""
-    goal = Goal(request.target.gates[INT4].kl_mean_max, request.time_budget_s)
+    Returns:
+        The recipes that belong into the bundle, smallest first: those that were measured whole, or where there is none
+        the one that came nearest.
+    """
+    request, device = ground.request, ground.device
+    goal = Goal(request.target.gates[INT4].kl_mean_max, request.time_budget_s, spent_s=spent)
+    candidates = ground.candidates(request.weight_bytes_max)
+    refuse_none(candidates, device, request)
     outcomes: list[Outcome] = []
     while (choice := next_candidate(candidates, outcomes, goal)) is not None:
-        outcomes.append(try_recipe(request, device, choice, run))
+        expected = expected_kl(choice, candidates, {one.recipe: one for one in outcomes})
+        run.watcher.noted(foretell(device.name, choice, expected, goal))
+        outcomes.append(try_recipe(request, device.name, choice, run))
+        run.watcher.noted(outcomes[-1].summary)
+    report = make_report(ground, candidates, outcomes, goal)
+    run.watcher.noted(f"search on {device.name} ended: {report.stopped}")
     tried = sorted(outcomes, key=lambda outcome: outcome.weight_bytes)
-    found = {**(request.found or {}), device.name: tuple(outcome.recipe for outcome in tried)}
-    report = make_report(device, candidates, outcomes, sensitivity, goal)
-    return dataclasses.replace(request, found=found), report
+    whole = tuple(outcome.recipe for outcome in tried if outcome.whole)
+    return whole or (min(tried, key=lambda outcome: outcome.kl).recipe,), report
 
 
-def try_recipe(request: Request, device: Device, choice: Candidate, run: Run) -> Outcome:
-    """Build and measure one recipe for every runtime of the device; one that cannot be built has failed."""
-    only = dataclasses.replace(request, found={device.name: (choice.recipe,)})
-    plan = make_plan(only)
-    try:
-        done, failed = Executor(run.store, run.watcher).run(plan)
-    except (StageFailed, TimedOut, WorkerLost, DeviceMissing):
-        return Outcome(choice.recipe, choice.weight_bytes, math.inf, passed=False, tpot_ms=None, seconds=0.0)
-    finished = [each for each in plan.candidates if each.measure in done]
-    measured = [measurement_of(each.measure, done, run.store) for each in finished]
-    verdicts = [judge_candidate(each, one, done, request.target) for each, one in zip(finished, measured, strict=True)]
-    jobs = {job for each in plan.candidates for job in (each.measure, each.compile, each.compile.inputs["quantized"])}
-    fidelity = [found.fidelity["weights"] for found in measured if "weights" in found.fidelity]
-    gates = request.target.gates[INT4]
-    short = [shortfall(one.kl_mean, one.top1, one.perplexity_ratio, gates) for one in fidelity]
-    return Outcome(
-        recipe=choice.recipe,
-        weight_bytes=quantized_bytes(plan, done, choice),
-        kl=max((one.kl_mean for one in fidelity), default=math.inf),
-        passed=not failed and bool(verdicts) and Verdict.FAIL not in verdicts,
-        tpot_ms=first_tpot(measured),
-        shortfall=max(short, default=None),
-        seconds=math.fsum(done[job].record.seconds for job in jobs if job in done),  # in whatever order a set has
+def foretell(device: str, choice: Candidate, expected: float, goal: Goal) -> str:
+    """What is tried next, in one line."""
+    return (
+        f"search on {device}: trying {choice.recipe}, {choice.weight_bytes / 1e6:.1f} MB of weights,"
+        f" KL {expected:.3g} expected, at most {goal.kl_max:g} is allowed"
     )
 
 
-def judge_candidate(each: CandidateJobs, found: Measurement, done: Mapping[Job, Done], target: Target) -> Verdict:
-    """The verdict on one package, without the comparison of runtimes, which is the report's."""
-    size = int(done[each.compile].record.value["package_bytes"])
-    return verdict_of(judge(found, size, target.gates[precision_of(each.recipe)], None, each.runtime.off_device))
-
-
-def quantized_bytes(plan: Plan, done: Mapping[Job, Done], choice: Candidate) -> int:
-    """Bytes of the weights as they were stored, or as they were foreseen."""
-    job = plan.candidates[0].compile.inputs["quantized"]
-    return int(done[job].record.value["weight_bytes"]) if job in done else choice.weight_bytes
-
-
-def first_tpot(measured: Sequence[Measurement]) -> float | None:
-    """Median time per output token after the longest prompt, of the first runtime that has one."""
-    return next((found.latency[-1].tpot_ms.median for found in measured if found.latency), None)
-
-
-def measurement_of(job: Job, done: Mapping[Job, Done], store: Store) -> Measurement:
-    """What a measure job found."""
-    measurement: Measurement = value_of(job, done, store).measurement
-    return measurement
-
-
 def make_report(
-    device: Device,
-    candidates: tuple[Candidate, ...],
-    outcomes: Sequence[Outcome],
-    sensitivity: Sensitivity,
-    goal: Goal,
+    ground: Ground, candidates: tuple[Candidate, ...], outcomes: Sequence[Outcome], goal: Goal
 ) -> SearchReport:
-    """What was tried, what won, and why nothing else was tried."""
+    """What was tried, what won, and why nothing else was tried; without a winner what stands in the way."""
     chosen = winner(outcomes)
     best = {outcome.recipe for outcome in front(outcomes)}
-    explained = explain(candidates, outcomes, sensitivity, goal)
-    would_pass = explained.would_pass.recipe if chosen is None and explained.would_pass is not None else None
-    return SearchReport(
-        device=device.name,
+    report = SearchReport(
+        device=ground.device.name,
         goal_kl=goal.kl_max,
         candidates=len(candidates),
-        tried=tuple(
-            Tried(
-                recipe=outcome.recipe,
-                weight_bytes=outcome.weight_bytes,
-                kl=outcome.kl if math.isfinite(outcome.kl) else None,
-                tpot_ms=outcome.tpot_ms,
-                passed=outcome.passed,
-                on_front=outcome.recipe in best,
-                seconds=outcome.seconds,
-            )
-            for outcome in outcomes
-        ),
+        tried=tuple(tried_of(outcome, on_front=outcome.recipe in best) for outcome in outcomes),
         chosen=chosen.recipe if chosen is not None else None,
         stopped=why_stopped(candidates, outcomes, goal),
-        would_pass=would_pass,
+        weight_bytes_max=ground.request.weight_bytes_max,
+    )
+    if chosen is not None:
+        return report
+    known = {one.recipe: one for one in (*ground.candidates(None), *candidates)}
+    found = explain(tuple(known.values()), outcomes, ground.sensitivity, goal)
+    one = found.would_pass
+    expected = Expected(one.recipe, one.weight_bytes, found.expected_kl or 0.0) if one is not None else None
+    guilty = tuple(WeightSensitivity(cost.name, cost.layer, cost.projection, cost.kl) for cost in found.guilty)
+    nearest = found.nearest.recipe if found.nearest is not None else None
+    return dataclasses.replace(report, nearest=nearest, guilty=guilty, would_pass=expected)
+
+
+def tried_of(outcome: Outcome, on_front: bool) -> Tried:
+    """An outcome as the report has it."""
+    return Tried(
+        recipe=outcome.recipe,
+        weight_bytes=outcome.weight_bytes,
+        kl=outcome.kl if math.isfinite(outcome.kl) else None,
+        tpot_ms=outcome.tpot_ms,
+        passed=outcome.passed,
+        on_front=on_front,
+        seconds=outcome.seconds,
+        reason=outcome.reason,
     )
 
 

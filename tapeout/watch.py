@@ -20,6 +20,7 @@ TITLES = {
     "quantize": "quantize",
     "ranges": "find the range of every activation",
     "compile": "compile",
+    "screen": "compare the weights of",
     "measure": "validate",
 }
 WIDTH = 44
@@ -35,6 +36,10 @@ class Lines:
 
     def __init__(self, console: Console) -> None:
         self.console = console
+
+    def noted(self, text: str) -> None:
+        """Say what a search is about to do."""
+        self.console.print(f"note  {text}", markup=False, highlight=False, soft_wrap=True)
 
     def started(self, job: Job, why: str) -> None:
         """Say that a job runs."""
@@ -61,6 +66,10 @@ class Bars:
         self.progress = progress
         self.tasks: dict[Job, TaskID] = {}
         self.lock = threading.Lock()
+
+    def noted(self, text: str) -> None:
+        """Say what a search is about to do, above the bars."""
+        self.console.print(text, style="bold", markup=False, highlight=False)
 
     def started(self, job: Job, why: str) -> None:
         """Add a bar that pulses until the job says how far it is."""

@@ -22,7 +22,7 @@ from validate.report import (
     RuntimeReport,
     StageRecord,
 )
-from validate.search_report import SearchReport, Tried, WeightSensitivity
+from validate.search_report import Expected, SearchReport, Tried, WeightSensitivity
 
 ANSWER = "The capital of France is Paris. It is on the river Seine."
 
@@ -225,10 +225,12 @@ def sample_report() -> Report:
                 goal_kl=0.1,
                 candidates=31,
                 tried=(
-                    Tried("w4-asym-g64+gptq", 87_100_000, 0.108, 9.4, passed=False, on_front=True, seconds=412.0),
-                    Tried("w4-sym-g32", 95_000_000, 0.24, 9.9, passed=False, on_front=False, seconds=61.0),
+                    tried(
+                        "w4-asym-g64+gptq", 87_100_000, 0.108, None, "weights.top1 is 0.83, at least 0.85 is allowed"
+                    ),
+                    tried("w4-sym-g32", 95_000_000, 0.24, 9.9, "weights.kl_mean is 0.24 nats, at most 0.1 is allowed"),
                     Tried("w4-asym-g64+keep10+gptq", 92_800_000, 0.071, 9.6, passed=True, on_front=True, seconds=431.0),
-                    Tried("w4-sym-g256+gptq", 84_000_000, None, None, passed=False, on_front=False, seconds=0.0),
+                    tried("w4-sym-g256+gptq", 84_000_000, None, None, "StageFailed: no Hessian"),
                 ),
                 chosen="w4-asym-g64+keep10+gptq",
                 stopped="no recipe that is left is expected to be smaller and pass",
@@ -239,8 +241,29 @@ def sample_report() -> Report:
             for layer in range(30)
             for place, name in enumerate(("self_attn.q_proj", "self_attn.v_proj", "mlp.down_proj"))
         ),
+        layer_costs=tuple(0.001 * (layer % 7) for layer in range(30)),
         tapeout="0.1.0",
         created="2026-11-21T21:37:00+00:00",
+    )
+
+
+def tried(recipe: str, size: int, kl: float | None, tpot_ms: float | None, reason: str) -> Tried:
+    """A recipe that failed."""
+    return Tried(recipe, size, kl, tpot_ms, passed=False, on_front=kl == 0.108, seconds=61.0, reason=reason)
+
+
+def failed_search(report: Report) -> SearchReport:
+    """The same search when nothing passed and a byte budget kept out what would have."""
+    found = report.searches[0]
+    return replace(
+        found,
+        tried=tuple(one for one in found.tried if not one.passed),
+        chosen=None,
+        stopped="no recipe that is left is expected to be smaller and pass",
+        nearest="w4-asym-g64+gptq",
+        guilty=tuple(cost for cost in report.sensitivity if cost.layer == 6)[1::-1],
+        would_pass=Expected("w4-asym-g64+keep10+gptq", 92_800_000, 0.0712),
+        weight_bytes_max=90_000_000,
     )
 
 
@@ -266,7 +289,11 @@ def failing_report() -> Report:
         runtimes=(device.runtimes[0], runtime),
     )
     return replace(
-        report, verdict=Verdict.FAIL, headline="The CPU fails: do not ship.", devices=(broken, *report.devices[1:])
+        report,
+        verdict=Verdict.FAIL,
+        headline="The CPU fails: do not ship.",
+        devices=(broken, *report.devices[1:]),
+        searches=(failed_search(report),),
     )
 
 

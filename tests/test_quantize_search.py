@@ -64,7 +64,9 @@ def test_when_nothing_can_pass_the_nearest_is_tried_and_the_failure_explained() 
     sensitivity = Sensitivity(Path(), "w4-asym-g64", costs, (0.5,))
     larger = (*CANDIDATES, Candidate("w8-asym", 200, 0.001))
     found = explain(larger, tried, sensitivity, goal, worst=2)
-    assert found == Explanation(tried[1], (costs[7], costs[6]), larger[-1])
+    # keep50 is the nearest and has the four that cost most in 8 bits; w8-asym is expected at 4 times its prediction.
+    assert found == Explanation(tried[1], (costs[3], costs[2]), larger[-1], found.expected_kl)
+    assert found.expected_kl == pytest.approx(0.004)
     assert explain(CANDIDATES, tried, sensitivity, goal).would_pass is None
 
 
@@ -153,3 +155,28 @@ def test_it_ends_and_with_one_true_ratio_finds_the_smallest_there_is(
         assert best.weight_bytes <= min(one.weight_bytes for one in passing)
     assert len(tried) <= len(candidates)
     assert not math.isnan(sum(one.kl for one in tried))
+
+
+def test_a_weight_that_the_nearest_keeps_is_not_to_blame() -> None:
+    """`keep50` keeps the two of four equal weights that cost most: of the others the worst is named."""
+    costs = tuple(WeightCost(f"w{n}", n, "mlp.down_proj", (8, 8), (n + 1) / 100) for n in range(4))
+    sensitivity = Sensitivity(Path(), "w4-asym-g64", costs, (0.5,))
+    nearest = Outcome("w4-asym-g64+keep50+gptq", 140, 0.2, False, None, 1.0)
+    found = explain((), [nearest], sensitivity, Goal(0.1))
+    assert [cost.name for cost in found.guilty] == ["w1", "w0"]
+    assert (found.would_pass, found.expected_kl) == (None, None)
+
+
+def test_what_would_pass_comes_with_the_kl_that_is_expected_of_it() -> None:
+    sensitivity = Sensitivity(Path(), "w4-asym-g64", (), ())
+    tried = [outcome(CANDIDATES[3], 2 * CANDIDATES[3].predicted_kl, Goal(0.1))]
+    found = explain(CANDIDATES, tried, sensitivity, Goal(0.1))
+    assert found.would_pass == CANDIDATES[5]
+    assert found.expected_kl == pytest.approx(2 * CANDIDATES[5].predicted_kl)
+
+
+def test_time_that_is_gone_before_the_first_try_counts() -> None:
+    first = [outcome(CANDIDATES[0], 1.0, Goal(0.1), seconds=100.0)]
+    assert next_candidate(CANDIDATES, first, Goal(0.1, time_budget_s=250.0)) is not None
+    assert next_candidate(CANDIDATES, first, Goal(0.1, time_budget_s=250.0, spent_s=60.0)) is None
+    assert next_candidate(CANDIDATES, [], Goal(0.1, time_budget_s=250.0, spent_s=900.0)) is not None

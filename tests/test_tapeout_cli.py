@@ -60,6 +60,7 @@ def test_help_is_quick(tmp_path: Path) -> None:
         (("build", "null", "--model", "smollm3-135m"), 2, "smollm2-135m"),
         (("build", "null", "--model", "nowhere/model.gguf"), 2, "nowhere/model.gguf"),
         (("build", "null", "--model", "hf:owner/name"), 2, "40"),
+        (("build", "null", "--windows", "31"), 2, "more than the 30 texts"),
         (("report", "."), 4, "report.json"),
         (("validate", "."), 5, "manifest.json"),
     ],

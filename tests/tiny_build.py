@@ -101,6 +101,10 @@ class Heard:
         self.ran: list[str] = []
         self.reasons: dict[str, str] = {}
         self.cached: list[str] = []
+        self.notes: list[str] = []
+
+    def noted(self, text: str) -> None:
+        self.notes.append(text)
 
     def started(self, job: Job, why: str) -> None:
         self.ran.append(f"{job.stage} {job.label}".strip())

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from targets.status import Status, Verdict
-from validate import figures, words
+from validate import figures, search_words, words
 from validate.comparison import compare, key_figures, key_length
 from validate.measurement import Answer
 from validate.plots import draw_plots, plots_available
@@ -175,6 +175,7 @@ def _environment() -> "Environment":
         "notes": notes,
         "orphans": orphans,
         "requirement_of": requirement_of,
+        "search_words": search_words,
         "side_by_side": side_by_side,
         "standings": standings,
         "words": words,

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 from targets.status import Verdict
 from validate import words
 from validate.comparison import KeyFigures, key_figures, key_length
-from validate.figures import figure, megabytes
 from validate.report import Candidate, DeviceReport, Report, RuntimeReport
 from validate.safe_text import clean_line
+from validate.search_words import search_head, search_lines
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -48,18 +48,10 @@ def plain_lines(report: Report, path: Path | None = None) -> Iterator[str]:
 
 
 def _searches(report: Report) -> Iterator[str]:
-    """What a search tried: one line a recipe, in the order they were tried."""
+    """What a search tried: one line a recipe, in the order they were tried, and why it ended."""
     for found in report.searches:
-        chosen = f"{found.chosen} is the smallest that passes" if found.chosen else "none passes"
-        yield clean_line(f"search on {found.device}: {len(found.tried)} of {found.candidates} recipes tried, {chosen}")
-        for tried in found.tried:
-            kl = "not built" if tried.kl is None else f"KL {figure(tried.kl)}"
-            front = ", on the front" if tried.on_front else ""
-            verdict = "passes" if tried.passed else "fails"
-            yield "  " + clean_line(f"{tried.recipe}: {megabytes(tried.weight_bytes)} MB, {kl}, {verdict}{front}")
-        if found.would_pass:
-            yield clean_line(f"  expected to pass, not tried: {found.would_pass}")
-        yield clean_line(f"  ended: {found.stopped}")
+        yield clean_line(search_head(found))
+        yield from (f"  {clean_line(line)}" for line in search_lines(report, found))
 
 
 def _figures_line(item: Candidate, key: KeyFigures, tokens: int) -> str:
@@ -77,6 +69,8 @@ def _blocks(report: Report, path: Path | None) -> Iterator["RenderableType"]:
     for device, runtime in _runtimes(report):
         if runtime.candidates:
             yield _candidates(device, runtime, tokens)
+    for found in report.searches:
+        yield _listed(clean_line(search_head(found).capitalize()), [clean_line(x) for x in search_lines(report, found)])
     sentences = list(_open_gates(report))
     if sentences:
         yield _listed("Did not pass", sentences)

@@ -191,6 +191,7 @@ class Report:
         requirements: the product's ids of the requirements behind the gates, by gate.
         cost: what the target's owner says that the device costs.
         alternatives: what else could answer, as the target's owner says.
+        layer_costs: KL when all weights of a layer are quantized and no others, by layer; () where that was not asked.
         tapeout: version of this program.
         created: ISO 8601 time of the newest measurement.
     """
@@ -213,6 +214,7 @@ class Report:
     requirements: dict[str, str] = field(default_factory=dict)
     cost: Cost | None = None
     alternatives: tuple[Alternative, ...] = ()
+    layer_costs: tuple[float, ...] = ()
 
 
 def to_json(report: Report) -> str:

@@ -32,6 +32,7 @@ class Tried:
         passed: no gate of any runtime failed.
         on_front: no other that was tried is as small, as near to the float model and as fast, and better in one.
         seconds: that trying it took.
+        reason: why it did not pass; empty where it did.
     """
 
     recipe: str
@@ -41,6 +42,22 @@ class Tried:
     passed: bool
     on_front: bool
     seconds: float
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Expected:
+    """A recipe that was not tried, and what is expected of it.
+
+    Attributes:
+        recipe: its name.
+        weight_bytes: of all its weights.
+        kl: mean KL of the weights, nats per token, corrected by what was measured on others.
+    """
+
+    recipe: str
+    weight_bytes: int
+    kl: float
 
 
 @dataclass(frozen=True)
@@ -54,7 +71,11 @@ class SearchReport:
         tried: in the order in which they were.
         chosen: the smallest that passed, or None.
         stopped: why the search ended.
-        would_pass: when none passed, the smallest untried one that is expected to, or None.
+        nearest: when none passed, the one that was tried and has the least KL.
+        guilty: when none passed, the weights that cost most of those that the nearest rounded to 4 bits, worst first.
+        would_pass: when none passed, the smallest untried one that is expected to, byte budget or not; None where not
+            even the safest is.
+        weight_bytes_max: the byte budget, or None.
     """
 
     device: str
@@ -63,4 +84,7 @@ class SearchReport:
     tried: tuple[Tried, ...]
     chosen: str | None
     stopped: str
-    would_pass: str | None = None
+    nearest: str | None = None
+    guilty: tuple[WeightSensitivity, ...] = ()
+    would_pass: Expected | None = None
+    weight_bytes_max: int | None = None
