@@ -131,3 +131,30 @@ def test_only_the_import_may_reach_a_hub() -> None:
     assert offline.pop("import") is None
     assert set(offline.values()) == {"1"}
     assert "HF_HUB_OFFLINE" not in child.ENVIRONMENT
+
+
+def test_a_stage_ends_with_a_build_that_is_killed(tmp_path: Path) -> None:
+    """Its session is its own: no signal to the build's process group would reach it."""
+    ready = tmp_path / "ready"
+    stage = (
+        "import pathlib, time; from tapeout.stage_process import end_with_parent; end_with_parent();"
+        f"pathlib.Path({str(ready)!r}).touch(); time.sleep(60)"
+    )
+    body = (
+        "import subprocess, sys, time\n"
+        f"stage = subprocess.Popen([sys.executable, '-c', {stage!r}], start_new_session=True)\n"
+        "print(stage.pid, flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    build = subprocess.Popen([sys.executable, "-c", body], stdout=subprocess.PIPE, text=True)
+    assert build.stdout is not None
+    pid = int(build.stdout.readline())
+    deadline = time.monotonic() + LIMIT_S
+    while not ready.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert alive(pid)
+    build.kill()
+    build.wait(LIMIT_S)
+    while alive(pid) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not alive(pid)

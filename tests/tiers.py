@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 import pytest
 
+DEEP_S = 7200
+
 
 @dataclass(frozen=True)
 class Tiers:
@@ -22,7 +24,8 @@ class Tiers:
     @property
     def each(self) -> pytest.MarkDecorator:
         """Runs a test that takes `size` once in each tier."""
-        sizes = [pytest.param(self.bounded, id="bounded"), pytest.param(self.deep, id="deep", marks=pytest.mark.deep)]
+        long = [pytest.mark.deep, pytest.mark.timeout(DEEP_S)]
+        sizes = [pytest.param(self.bounded, id="bounded"), pytest.param(self.deep, id="deep", marks=long)]
         return pytest.mark.parametrize("size", sizes)
 
 
