@@ -55,8 +55,11 @@ def check_chain(chain: Mapping[str, Any], files: Mapping[str, str]) -> Checked:
         files: SHA-256 by path, as the bundle's manifest has them.
     """
     links, ends = chain.get("links"), chain.get("ends")
+    other = Checked((), (f"{CHAIN} is not a chain of schema {SCHEMA_VERSION}",))
     if chain.get("schema_version") != SCHEMA_VERSION or not isinstance(links, list) or not isinstance(ends, dict):
-        return Checked((), (f"{CHAIN} is not a chain of schema {SCHEMA_VERSION}",))
+        return other
+    if not all(isinstance(key, str) for key in ends.values()):
+        return other
     outputs: dict[str, str] = {}
     made: dict[str, dict[str, str]] = {}
     lines: list[str] = []
@@ -128,5 +131,6 @@ def line_of(link: Mapping[str, Any], outputs: Mapping[str, str], output: str) ->
 def source_of(chain: Mapping[str, Any]) -> dict[str, str]:
     """What the first link says the source was; empty without one."""
     links: Iterable[Mapping[str, Any]] = chain.get("links") or ()
-    found = (link["parameters"]["source"] for link in links if link.get("stage") == "import")
-    return dict(next(found, {}))
+    found = (link["parameters"].get("source") for link in links if link["stage"] == "import")
+    source = next(found, None)
+    return source if isinstance(source, dict) else {}

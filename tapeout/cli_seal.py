@@ -11,6 +11,7 @@ import click
 
 from tapeout.output import echo_json
 from targets.errors import DeviceMissing, InputRefused, IntegrityError, UsageError
+from validate.safe_text import clean
 
 if TYPE_CHECKING:
     from tapeout.sign import Signer
@@ -148,7 +149,8 @@ def describe(bundle: Path, found: "Inspection") -> str:
         *(["this machine (no part of integrity)"] if found.held else []),
         *(f"  {HOLDS[held.holds]:<8} {held.package}: {held.claim} ({held.found})" for held in found.held),
     ]
-    return "\n".join(lines)
+    # A bundle that nobody signed may say anything: nothing of it reaches a terminal as it is.
+    return "\n".join(clean(line) for line in lines)
 
 
 def as_dictionary(found: "Inspection") -> dict[str, Any]:

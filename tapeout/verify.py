@@ -132,7 +132,10 @@ def check_links(tree: Tree, manifest: Mapping[str, Any], demands: Demands) -> Ch
         chain = parse_object(tree.kept[CHAIN], CHAIN)
     except InputRefused as error:
         return Checked((), (error.what,))
-    checked = check_chain(chain, manifest["files"])
+    try:
+        checked = check_chain(chain, manifest["files"])
+    except (UnicodeEncodeError, RecursionError):
+        return Checked((), (f"{CHAIN} holds what no stage writes: text that is not Unicode, or nested too deep",))
     if demands.source is None or checked.findings:
         return checked
     found = source_of(chain)
@@ -145,7 +148,7 @@ def check_claims(manifest: Mapping[str, Any]) -> tuple[tuple[Held, ...], list[st
     """(what the packages ask of this machine and whether it has it, findings)."""
     try:
         return hold_claims(manifest["claims"], probe_host(), pci_devices()), []
-    except (KeyError, TypeError, AttributeError):
+    except (KeyError, TypeError, ValueError, AttributeError):
         return (), [f"{MANIFEST} does not say, in words of this release, what the packages ask of a machine"]
 
 

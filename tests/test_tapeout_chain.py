@@ -40,6 +40,7 @@ CHANGES: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "other package files": (lambda c: c["links"][1]["files"].pop("tokenizer.json"), "does not hold the files"),
     "a part less": (lambda c: c["links"][0].pop("tools"), "has not the parts"),
     "an input that is no digest": (lambda c: c["links"][1]["inputs"].update(model="x"), "has not the parts"),
+    "an end that is no key": (lambda c: c["ends"].update(golden=[1]), "is not a chain"),
     "no links": (lambda c: c.update(links=None), "is not a chain"),
     "a newer schema": (lambda c: c.update(schema_version=9), "is not a chain"),
 }

@@ -6,6 +6,7 @@ import shutil
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
@@ -14,6 +15,8 @@ import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
+from tapeout.chain import CHAIN
+from tapeout.cli_seal import describe
 from tapeout.manifest import SIGNATURE
 from tapeout.sign import Signer, sign_bundle
 from tapeout.signing_key import hint
@@ -24,6 +27,7 @@ from tests.tiny_bundle import (
     SEQUENCE,
     WEIGHTS,
     certify,
+    edit_manifest,
     new_key,
     write_bundle,
     write_key,
@@ -78,6 +82,46 @@ def test_there_are_enough_tamperings() -> None:
 def test_a_tampered_bundle_is_refused(tampering: Tampering, bundle: Path) -> None:
     tampering.change(bundle)
     assert tampering.said in findings(bundle)
+
+
+def rewrite_chain(old: str, new: str) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        text = (folder / CHAIN).read_text()
+        assert old in text
+        (folder / CHAIN).write_text(text.replace(old, new))
+        write_manifest(folder)
+
+    return change
+
+
+def claim(**changes: Any) -> Callable[[Path], None]:
+    """A manifest that asks strange things of a machine."""
+    return lambda folder: edit_manifest(folder, lambda found: found["claims"]["packages/cpu-openvino"].update(changes))
+
+
+HOSTILE: dict[str, tuple[Callable[[Path], None], str]] = {
+    "a chain that fits nothing": (rewrite_chain('"v1"', '"v2"'), "the key of import"),
+    "a chain with half a character": (rewrite_chain('"n": 1', '"n": "\\ud800"'), "not Unicode"),
+    "a chain of depth": (rewrite_chain('"n": 1', f'"n": {"[" * 9000}{"]" * 9000}'), "nested too deep"),
+    "claims of numbers": (claim(glibc=5), "does not say, in words of this release"),
+    "claims of nobody": (claim(runtimes={"": "1"}), "does not say, in words of this release"),
+    "claims of a list": (claim(kind="npu", requires={"platform": []}), "does not say, in words of this release"),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_an_unsigned_bundle_that_says_strange_things_is_refused_and_harms_nobody(name: str, bundle: Path) -> None:
+    change, said = HOSTILE[name]
+    change(bundle)
+    remove(SIGNATURE)(bundle)
+    assert said in findings(bundle, Demands())
+
+
+def test_a_terminal_gets_no_escapes_of_a_bundle(bundle: Path) -> None:
+    claim(runtimes={"\x1b]0;owned\x07": "1"})(bundle)
+    found = inspect_bundle(bundle, Demands())
+    assert found.held
+    assert "\x1b" not in describe(bundle, found)
 
 
 def test_every_finding_is_listed(bundle: Path) -> None:
