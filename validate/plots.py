@@ -84,6 +84,11 @@ def _draw(sketch: Sketch, report: Report) -> str | None:
     return inline_svg(buffer.getvalue(), sketch.name, sketch.title, sketch.caption, VARIABLES)
 
 
+def draw_nothing(_: "Axes", __: Report) -> bool:
+    """For a picture whose figures no stage measures yet."""
+    return False
+
+
 TIMED = "No package was timed."
 SKETCHES = (
     Sketch(
@@ -109,6 +114,14 @@ SKETCHES = (
         "latency",
         TIMED,
         draw_token_times,
+    ),
+    Sketch(
+        "roofline",
+        "Roofline",
+        "Decode speed beside what the machine's memory bandwidth allows.",
+        "latency",
+        "This machine's memory bandwidth was not measured, so there is no roof to draw.",
+        draw_nothing,
     ),
     Sketch(
         "size",
