@@ -89,6 +89,8 @@ def folder_bytes(folder: Path) -> int:
 def check_same_weights(quantized: QuantizedModel, found: Mapping[str, str], backend: str) -> str:
     """The digest over `found` (each weight's digest by name), when it is the one that was quantized.
 
+    Norms and biases that the recipe changed are part of it as the hub has them.
+
     Raises:
         StageFailed: a weight is missing or its numbers changed on the way into the package.
     """
@@ -98,4 +100,4 @@ def check_same_weights(quantized: QuantizedModel, found: Mapping[str, str], back
                 f"{backend} package: {name} {'holds other numbers than the hub' if name in found else 'is missing'}",
                 "report this model: the back end lost or changed a quantized weight",
             )
-    return digest_weights({name: found[name] for name in quantized.weights})
+    return digest_weights({name: found[name] for name in quantized.weights} | quantized.vectors)

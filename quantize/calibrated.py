@@ -5,13 +5,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from export.model import Model
+from quantize.awq import JUNCTIONS, Fold, fold_decoder
 from quantize.calibration import Calibration
 from quantize.decoder import hidden_states, linear_modules, load_decoder, set_weight, table_modules
 from quantize.distill import Text, distill
 from quantize.grid import GridWeight, fit
 from quantize.layerwise import round_layers
 from quantize.precision import fast_type
-from quantize.recipe import ClipPlan, GptqPlan, Recipe, recipe_name
+from quantize.recipe import NEAREST, ClipPlan, GptqPlan, Recipe, ScalePlan, recipe_name
+from quantize.scale_estimation import estimate_layers
 from quantize.scheme import Scheme
 from quantize.sensitivity import Sensitivity
 from quantize.weight import QuantizedWeight
@@ -38,16 +40,24 @@ class CalibratedInputs:
     sensitivity: Sensitivity | None = None
 
 
+@dataclass(frozen=True)
+class Placed:
+    """A decoder's linear weights by name, on their grids, and what was folded into them before."""
+
+    weights: dict[str, GridWeight]
+    fold: Fold
+
+
 def quantize_decoder(
     recipe: Recipe, inputs: CalibratedInputs, tables: Mapping[str, QuantizedWeight], progress: Progress
-) -> dict[str, GridWeight]:
-    """Every linear weight of the decoder layers by name, on its grid.
+) -> Placed:
+    """Put every linear weight of the decoder layers on its grid.
 
     Args:
         recipe: what to do.
         inputs: the float model and the text.
         tables: the embedding table and the head as they will be stored: the layers are calibrated beside those.
-        progress: called with (work done, work in all): weights rounded, then steps trained.
+        progress: called with (work done, work in all): folds, then weights rounded, then steps trained.
 
     Raises:
         UsageError: the recipe keeps weights, and there is no sensitivity to choose them by.
@@ -57,14 +67,19 @@ def quantize_decoder(
     tokens = torch.from_numpy(inputs.calibration.load())
     exact, decoder = load_decoder(inputs.model.folder), load_decoder(inputs.model.folder)
     text = Text(tokens, *predictions(exact, tokens)) if recipe.tuning else None
-    set_tables(decoder, tables)
     schemes = weight_schemes(decoder, recipe, inputs.sensitivity)
-    total = len(schemes) + (recipe.tuning.steps if recipe.tuning else 0)
-    found = first_rounding((exact, decoder), tokens, schemes, recipe, lambda done, _: progress(done, total))
+    folds = len(JUNCTIONS) * len(exact.model.layers) if recipe.fold else 0
+    total = folds + len(schemes) + (recipe.tuning.steps if recipe.tuning else 0)
+    fold = Fold()
+    if recipe.fold is not None:
+        fold = fold_decoder(exact, tokens, schemes, recipe.fold, lambda done, _: progress(done, total))
+        decoder.load_state_dict(exact.state_dict())
+    set_tables(decoder, tables)
+    found = first_rounding((exact, decoder), tokens, schemes, recipe, lambda done, _: progress(folds + done, total))
     if text is None or recipe.tuning is None:
-        return found
-    decoder = decoder.to(fast_type())
-    return distill(decoder, found, text, recipe.tuning, lambda done, _: progress(len(schemes) + done, total))
+        return Placed(found, fold)
+    decoder, before = decoder.to(fast_type()), folds + len(schemes)
+    return Placed(distill(decoder, found, text, recipe.tuning, lambda done, _: progress(before + done, total)), fold)
 
 
 def predictions(decoder: Any, tokens: "torch.Tensor") -> "tuple[torch.Tensor, torch.Tensor]":
@@ -110,14 +125,20 @@ def weight_schemes(decoder: Any, recipe: Recipe, sensitivity: Sensitivity | None
 def first_rounding(
     pair: tuple[Any, Any], tokens: "torch.Tensor", schemes: Mapping[str, Scheme], recipe: Recipe, progress: Progress
 ) -> dict[str, GridWeight]:
-    """Round every linear weight of a decoder by the recipe's rounding; a training without one starts from `clip`.
+    """Round every linear weight of a decoder by the recipe's rounding.
+
+    Without one a training starts from `clip`, as does a recipe that keeps weights; a fold alone rounds to nearest.
 
     `pair` is the float decoder and the one to quantize, as `round_layers` takes them.
     """
     if isinstance(recipe.rounding, GptqPlan):
         return round_layers(pair, tokens, schemes, recipe.rounding, progress)
+    if isinstance(recipe.rounding, ScalePlan):
+        return estimate_layers(pair[0], tokens, schemes, recipe.rounding, progress)
+    nearest = recipe.fold is not None and not recipe.keep and recipe.tuning is None
+    plan = recipe.rounding or (NEAREST if nearest else ClipPlan())
     found: dict[str, GridWeight] = {}
     for name, module in linear_modules(pair[1]).items():
-        found[name] = fit(module.weight.data, schemes[name], recipe.rounding or ClipPlan())
+        found[name] = fit(module.weight.data, schemes[name], plan)
         progress(len(found), len(schemes))
     return found

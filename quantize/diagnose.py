@@ -5,14 +5,18 @@ gives it, and its output is compared with the float one's; then the worst are pu
 the KL of the whole falls to shows how much each is to blame for.
 """
 
+import dataclasses
+import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from export.hub import OnnxModel
+from quantize.folds import READ, folded, read_factors
 from quantize.hub_weights import find_weights, quantized_weights
 from quantize.quantizer import QuantizedModel
 from quantize.traced_hub import TracedHub
@@ -26,6 +30,10 @@ Progress = Callable[[int, int], None]
 # and this many times farther than the median weight.
 BROKEN_ERROR = 0.5
 BROKEN_TIMES = 3.0
+
+DIAGNOSIS = "diagnosis.json"
+POSITIONS = 256  # looked at in a build
+RESTORED = 5  # weights put back to float in a build, one at a time
 
 
 @dataclass(frozen=True)
@@ -67,6 +75,35 @@ class Diagnosis:
         return min(tried, key=lambda weight: weight.kl_restored or 0.0, default=self.weights[0])
 
 
+@dataclass(frozen=True)
+class Diagnosed:
+    """A diagnosis as a stage's value.
+
+    Attributes:
+        folder: `diagnosis.json`, every weight.
+        recipe: of the quantized hub.
+        positions: looked at.
+        diagnosis: of the hub, without the weights that nothing speaks against.
+    """
+
+    folder: Path
+    recipe: str
+    positions: int
+    diagnosis: Diagnosis
+
+
+def write_diagnosis(
+    hub: OnnxModel, quantized: QuantizedModel, tokens: NDArray[np.int64], out: Path, progress: Progress
+) -> Diagnosed:
+    """Diagnose on the first of tokens [n], write all of it to the empty folder `out`, and return what a report says."""
+    tokens = tokens[:POSITIONS]
+    found = diagnose(hub, quantized, tokens, RESTORED, progress)
+    text = json.dumps(dataclasses.asdict(found), indent=1, sort_keys=True)
+    (out / DIAGNOSIS).write_text(text + "\n", encoding="utf-8")
+    named = [weight for weight in found.weights if weight.kl_restored is not None or weight.name in found.broken]
+    return Diagnosed(out, quantized.recipe, len(tokens), dataclasses.replace(found, weights=tuple(named)))
+
+
 def diagnose(
     hub: OnnxModel, quantized: QuantizedModel, tokens: NDArray[np.int64], restore: int, progress: Progress
 ) -> Diagnosis:
@@ -82,7 +119,8 @@ def diagnose(
     import onnx_ir as ir
 
     model = ir.load(hub.graph)
-    floats = {use.name: use.array() for use in find_weights(model, hub.facts.vocab_size)}
+    factors = read_factors(quantized.folder)
+    floats = {use.name: folded(use.array(), use.name, factors) for use in find_weights(model, hub.facts.vocab_size)}
     float_hub, quantized_hub = TracedHub(hub.graph, hub.facts), TracedHub(quantized.graph, hub.facts)
     reads = matmul_inputs(model)
     logits, inputs = float_hub.run(tokens, sorted(set(reads.values())))
@@ -90,7 +128,7 @@ def diagnose(
     progress(1, 2 + restore)
     errors = sorted(
         (
-            WeightError(name, output_error(floats[name], stored[name], inputs.get(reads.get(name, ""))))
+            WeightError(name, output_error(floats[name], stored[name], folded_inputs(name, reads, inputs, factors)))
             for name in stored
         ),
         key=lambda weight: (-weight.error, weight.name),
@@ -113,6 +151,19 @@ def matmul_inputs(hub: Any) -> dict[str, str]:
         for node in hub.graph
         if node.op_type == "MatMul" and node.inputs[1].const_value is not None and node.inputs[1].name is not None
     }
+
+
+def folded_inputs(
+    name: str,
+    reads: dict[str, str],
+    inputs: dict[str, NDArray[np.float32]],
+    factors: dict[str, NDArray[np.float32]],
+) -> NDArray[np.float32] | None:
+    """What a weight multiplies where `factors` were folded in, given the float hub's tensors; None for a table."""
+    if name not in reads:
+        return None
+    seen = inputs[reads[name]]
+    return seen / factors[f"{name}{READ}"] if f"{name}{READ}" in factors else seen
 
 
 def output_error(

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 
 from export.hub import GRAPH, WEIGHTS, OnnxModel, copy_side_files
 from export.model import ModelFacts
+from quantize.awq import Fold
 from quantize.calibrated import CalibratedInputs, quantize_decoder
+from quantize.folds import replace_vectors, write_fold
 from quantize.precision import conditions
 from quantize.recipe import ClipPlan, Recipe, parse_recipe, recipe_name
 from quantize.weight import QuantizedWeight, digest_weights
@@ -32,12 +34,14 @@ class QuantizedModel:
         scheme: name of the scheme: the format of every linear weight that the recipe did not keep in 8 bits.
         counts: number of weights by code width (`int4`, `int8`); never all zero.
         weights: digest of each quantized weight by name, as `QuantizedWeight.digest` defines it.
-        weights_digest: one digest over `weights`.
+        weights_digest: one digest over `weights` and `vectors`.
         weight_bytes: size of all stored weights.
         recipe: name of the recipe, as `quantize.recipe` spells it; the scheme alone when rounded to nearest.
         calibration: digest of the calibration tokens, or None when none were looked at.
         kept: the linear weights that stay in 8 bits though the scheme has fewer.
         conditions: what the last bits of a calibrated weight depend on beside its inputs; empty when not calibrated.
+        vectors: digest of each norm's weight and each bias that the recipe changed, by name; `folds.safetensors` says
+            what was folded into which weight.
     """
 
     folder: Path
@@ -51,6 +55,7 @@ class QuantizedModel:
     calibration: str | None = None
     kept: tuple[str, ...] = ()
     conditions: dict[str, str] = field(default_factory=dict)
+    vectors: dict[str, str] = field(default_factory=dict)
 
     @property
     def graph(self) -> Path:
@@ -83,7 +88,7 @@ def quantize_model(
     model = ir.load(hub.graph)
     uses = find_weights(model, hub.facts.vocab_size)
     refuse_useless_groups(plan, [use.in_channels for use in uses if not use.embedding])
-    weights = recipe_weights(plan, uses, inputs, progress)
+    weights, fold = recipe_weights(plan, uses, inputs, progress)
     counts: dict[str, int] = {}
     for use in uses:
         replace_weight(model, use, weights[use.name])
@@ -92,8 +97,10 @@ def quantize_model(
         raise StageFailed(
             f"{recipe_name(plan)} quantized no weight of the hub", "report this model: its weights were not found"
         )
+    vectors = replace_vectors(model, fold)
     ir.save(model, out / GRAPH, external_data=WEIGHTS)
     copy_side_files(hub.folder, out)
+    write_fold(fold, out)
     digests = {use.name: weights[use.name].digest() for use in uses}
     kept = (use.name for use in uses if not use.embedding and weights[use.name].bits > plan.format.bits)
     calibrated = inputs is not None and plan.calibrated
@@ -103,19 +110,20 @@ def quantize_model(
         scheme=plan.scheme,
         counts=counts,
         weights=digests,
-        weights_digest=digest_weights(digests),
+        weights_digest=digest_weights(digests | vectors),
         weight_bytes=(out / WEIGHTS).stat().st_size,
         recipe=recipe_name(plan),
         calibration=inputs.calibration.digest if inputs is not None and calibrated else None,
         kept=tuple(kept),
         conditions=conditions() if calibrated else {},
+        vectors=vectors,
     )
 
 
 def recipe_weights(
     recipe: Recipe, uses: "list[WeightUse]", inputs: CalibratedInputs | None, progress: Progress
-) -> dict[str, QuantizedWeight]:
-    """The quantized weight of every use by name.
+) -> tuple[dict[str, QuantizedWeight], Fold]:
+    """The quantized weight of every use by name, and what was folded into them.
 
     Embedding tables and heads are rounded to nearest in every recipe: in 8 bits there is nothing to gain.
 
@@ -133,19 +141,19 @@ def recipe_weights(
         progress(len(found), len(uses))
     rest = [use for use in uses if use.name not in found]
     if not rest:
-        return found
+        return found, Fold()
     if not recipe.calibrated:
-        return found | clipped(recipe, rest, lambda done, _: progress(len(found) + done, len(uses)))
+        return found | clipped(recipe, rest, lambda done, _: progress(len(found) + done, len(uses))), Fold()
     if inputs is None:
         raise UsageError(f"{recipe_name(recipe)} needs calibration text and the float model", "calibrate first")
     placed = quantize_decoder(recipe, inputs, found, progress)
-    strange = {use.name for use in rest} ^ set(placed)
+    strange = {use.name for use in rest} ^ set(placed.weights)
     if strange:
         raise StageFailed(
             f"the hub and the float model do not have the same weights: {', '.join(sorted(strange)[:3])}",
             "export the hub from this model",
         )
-    return found | {name: weight.quantized() for name, weight in placed.items()}
+    return found | {name: weight.quantized() for name, weight in placed.weights.items()}, placed.fold
 
 
 def clipped(recipe: Recipe, uses: "list[WeightUse]", progress: Progress) -> dict[str, QuantizedWeight]:

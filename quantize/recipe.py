@@ -2,6 +2,9 @@
 
     w4-sym-g64                       round to nearest
     w4-sym-g64+clip                  the scale of every group minimises its squared error
+    w4-sym-g64+awq                   AWQ: input channels that matter are widened, what feeds them is narrowed
+    w4-sym-g64+scale                 scales by NNCF's scale estimation, from what each weight is multiplied by
+    w4-sym-g64+awq+scale             both
     w4-sym-cw+gptq                   GPTQ, layer after layer, each seeing what the layers before it became
     w4-asym-g64+gptq+distill         then codes and scales trained end to end against the float model's own distribution
     w4-asym-g64+keep20+gptq+distill  the fifth of the decoder's weights that hurts most stays in 8 bits
@@ -11,7 +14,7 @@ keeps weights also stores 8-bit ones. The steps come in the order above, each at
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from quantize.scheme import Scheme, parse_scheme
 from targets.errors import UsageError
@@ -29,6 +32,42 @@ class ClipPlan:
 
     candidates: int = 12
     smallest: float = 0.6
+
+
+# Round to nearest: one scale is tried, that which clips nothing.
+NEAREST = ClipPlan(candidates=1, smallest=1.0)
+
+
+@dataclass(frozen=True)
+class AwqPlan:
+    """AWQ (Lin et al., arXiv 2306.00978).
+
+    Attributes:
+        sequences: of the calibration tokens that are run through the decoder.
+        steps: powers from 0 up to, not with, 1 that are tried of the inputs' mean magnitude.
+    """
+
+    sequences: int = 32
+    steps: int = 16
+
+
+@dataclass(frozen=True)
+class ScalePlan:
+    """NNCF's scale estimation, with the defaults of `nncf.compress_weights`.
+
+    Attributes:
+        sequences: of the calibration tokens that are run through the decoder.
+        averaged: tokens whose inputs are averaged to one sample, as NNCF averages those of a text.
+        samples: that the error is measured on.
+        initial_steps: scales by a weighted mean.
+        scale_steps: scales of a grid below the first.
+    """
+
+    sequences: int = 32
+    averaged: int = 256
+    samples: int = 64
+    initial_steps: int = 5
+    scale_steps: int = 5
 
 
 @dataclass(frozen=True)
@@ -70,10 +109,21 @@ class DistillPlan:
     seed: int = 20261122
 
 
-Rounding = ClipPlan | GptqPlan
+Rounding = ClipPlan | ScalePlan | GptqPlan
 
-ROUNDINGS: dict[str, Rounding] = {"clip": ClipPlan(), "gptq": GptqPlan()}
+FOLDS: dict[str, AwqPlan] = {"awq": AwqPlan()}
+ROUNDINGS: dict[str, Rounding] = {"clip": ClipPlan(), "scale": ScalePlan(), "gptq": GptqPlan()}
 TUNINGS: dict[str, DistillPlan] = {"distill": DistillPlan()}
+STEPS = {type(plan): step for table in (FOLDS, ROUNDINGS, TUNINGS) for step, plan in table.items()}
+
+# Methods that other tools have: why they are no step here, and what to write instead.
+REFUSED = {
+    "lora": (
+        "LoRA correction adds two float matrices beside every weight, so the graph is no longer one that every runtime"
+        " takes: NPUs refuse or leave the branches to the CPU, and no two runtimes would hold the same weights",
+        "write 'gptq' or 'gptq+distill': they correct the same error inside the weights",
+    )
+}
 
 _KEEP = re.compile(r"keep([1-9][0-9]?)", re.ASCII)
 
@@ -87,12 +137,14 @@ class Recipe:
         keep: percent of those weights that stay in 8 bits, the most sensitive first.
         rounding: how codes and scales are chosen for one weight; None rounds to nearest.
         tuning: what is trained afterwards, or None.
+        fold: what is multiplied into the float weights before they are rounded, or None.
     """
 
     scheme: str
     keep: int = 0
     rounding: Rounding | None = None
     tuning: DistillPlan | None = None
+    fold: AwqPlan | None = None
 
     @property
     def format(self) -> Scheme:
@@ -102,7 +154,8 @@ class Recipe:
     @property
     def calibrated(self) -> bool:
         """It needs the float model and calibration tokens."""
-        return bool(self.keep) or isinstance(self.rounding, GptqPlan) or self.tuning is not None
+        looks = isinstance(self.rounding, ScalePlan | GptqPlan)
+        return bool(self.keep) or looks or self.tuning is not None or self.fold is not None
 
     @property
     def kept_scheme(self) -> Scheme:
@@ -113,10 +166,7 @@ class Recipe:
 def recipe_name(recipe: Recipe) -> str:
     """The recipe in the grammar above; parameters that differ from the tables' do not show."""
     steps = [f"keep{recipe.keep}"] if recipe.keep else []
-    if recipe.rounding is not None:
-        steps.append("gptq" if isinstance(recipe.rounding, GptqPlan) else "clip")
-    if recipe.tuning is not None:
-        steps.append("distill")
+    steps += [STEPS[type(plan)] for plan in (recipe.fold, recipe.rounding, recipe.tuning) if plan is not None]
     return "+".join([recipe.scheme, *steps])
 
 
@@ -128,21 +178,48 @@ def parse_recipe(name: str) -> Recipe:
     """
     scheme, *steps = name.split("+")
     parse_scheme(scheme)
-    keep, rounding, tuning = 0, None, None
+    recipe = Recipe(scheme)
     for step in steps:
-        kept = _KEEP.fullmatch(step)
-        if kept:
-            keep = int(kept[1])
-        elif step in ROUNDINGS:
-            rounding = ROUNDINGS[step]
-        elif step in TUNINGS:
-            tuning = TUNINGS[step]
-        else:
-            known = [*ROUNDINGS, *TUNINGS, "keep10", "keep20", "keep30"]
-            raise UsageError(f"unknown step '{step}' in the recipe '{name}'", suggestion(step, known))
-    recipe = Recipe(scheme, keep, rounding, tuning)
+        recipe = add_step(recipe, step, name)
     if recipe_name(recipe) != name:
         raise UsageError(f"the recipe '{name}' has its steps twice or out of order", f"write '{recipe_name(recipe)}'")
-    if keep and recipe.format.bits == 8:
-        raise UsageError(f"'{name}' keeps weights in 8 bits that are 8-bit anyway", f"write '{scheme}'")
+    if recipe.format.bits == 8:
+        refuse_for_8_bits(recipe, name)
     return recipe
+
+
+def add_step(recipe: Recipe, step: str, name: str) -> Recipe:
+    """The recipe with one more step of the recipe called `name`.
+
+    Raises:
+        UsageError: there is no such step here.
+    """
+    kept = _KEEP.fullmatch(step)
+    if kept:
+        return replace(recipe, keep=int(kept[1]))
+    if step in FOLDS:
+        return replace(recipe, fold=FOLDS[step])
+    if step in ROUNDINGS:
+        return replace(recipe, rounding=ROUNDINGS[step])
+    if step in TUNINGS:
+        return replace(recipe, tuning=TUNINGS[step])
+    if step in REFUSED:
+        why, instead = REFUSED[step]
+        raise UsageError(f"the recipe '{name}' cannot be built: {why}", instead)
+    known = [*FOLDS, *ROUNDINGS, *TUNINGS, "keep10", "keep20", "keep30"]
+    raise UsageError(f"unknown step '{step}' in the recipe '{name}'", suggestion(step, known))
+
+
+def refuse_for_8_bits(recipe: Recipe, name: str) -> None:
+    """Refuse steps that do nothing for 8-bit weights.
+
+    Raises:
+        UsageError: names the first.
+    """
+    if recipe.keep:
+        raise UsageError(f"'{name}' keeps weights in 8 bits that are 8-bit anyway", f"write '{recipe.scheme}'")
+    if recipe.fold is not None or isinstance(recipe.rounding, ScalePlan):
+        raise UsageError(
+            f"'{name}' scales 8-bit weights, which NNCF and AWQ leave alone: there is nothing to gain",
+            f"write '{recipe.scheme}' or '{recipe.scheme}+clip'",
+        )

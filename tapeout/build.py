@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from tapeout.bundle import Contents, write_bundle
 from tapeout.code_version import tool_version
+from tapeout.diagnosis import Results, diagnose_devices
 from tapeout.documents import gather_evidence
 from tapeout.executor import Done, Executor, Watcher
 from tapeout.jobs import CandidateJobs, Job, Plan, Request, make_plan, walk
@@ -18,8 +19,8 @@ from tapeout.values import plain
 from targets.errors import IntegrityError, TapeoutError
 from targets.target import Target
 from validate.assemble import Built, NotBuilt, assemble_devices, headline
-from validate.report import SCHEMA_VERSION, Failure, Report, StageRecord
-from validate.search_report import WeightSensitivity
+from validate.report import SCHEMA_VERSION, DeviceReport, Failure, Report, StageRecord
+from validate.search_report import PackageDiagnosis, WeightSensitivity
 
 if TYPE_CHECKING:
     from tapeout.sign import Signer
@@ -55,8 +56,12 @@ def build(request: Request, store: Store, out: Path, watcher: Watcher, signer: "
         try:
             searched = search(request, store, watcher)
             plan = make_plan(searched.request)
-            done, failed = Executor(store, searched.watcher).run(plan)
-            contents = gather(searched, plan, done, failed, store)
+            executor = Executor(store, searched.watcher)
+            results = Results(*executor.run(plan))
+            devices = judge_devices(request.target, plan, results, store)
+            diagnoses = diagnose_devices(devices, plan, results, executor)
+            done, failed = results.done, results.failed
+            contents = gather(searched, plan, done, Judged(devices, diagnoses))
             folder = out / request.target.name / request.model_name
             written = write_bundle(contents, store, folder, signer)
             return Build(contents.report, folder, written, tuple(dict.fromkeys(failed.values())))
@@ -66,14 +71,25 @@ def build(request: Request, store: Store, out: Path, watcher: Watcher, signer: "
     raise AssertionError
 
 
-def gather(
-    searched: Searched, plan: Plan, done: Mapping[Job, Done], failed: Mapping[Job, TapeoutError], store: Store
-) -> Contents:
-    """Judge the measurements and decide what goes into the bundle."""
-    request = searched.request
+@dataclass(frozen=True)
+class Judged:
+    """The devices, and the weights that are to blame where no package passes."""
+
+    devices: tuple[DeviceReport, ...]
+    diagnoses: tuple[PackageDiagnosis, ...]
+
+
+def judge_devices(target: Target, plan: Plan, results: Results, store: Store) -> tuple[DeviceReport, ...]:
+    """Judge what was measured, device by device."""
+    done, failed = results.done, results.failed
     built = [built_of(candidate, done, store) for candidate in plan.candidates if candidate.measure in done]
     lost = [not_built(candidate, failed) for candidate in plan.candidates if candidate.measure in failed]
-    devices = assemble_devices(request.target, built, lost)
+    return assemble_devices(target, built, lost)
+
+
+def gather(searched: Searched, plan: Plan, done: Mapping[Job, Done], judged: Judged) -> Contents:
+    """Decide what goes into the bundle."""
+    request, devices = searched.request, judged.devices
     verdict, sentence = headline(request.target, devices)
     golden = done[plan.golden].record.value
     report = Report(
@@ -97,6 +113,7 @@ def gather(
         cost=request.target.cost,
         alternatives=request.target.alternatives,
         layer_costs=layer_costs(done.get(plan.sensitivity)),
+        diagnoses=judged.diagnoses,
         tapeout=tool_version("tapeout"),
         created=max(
             (result.record.value["taken"] for job, result in done.items() if job.stage == "measure"), default=""

@@ -39,7 +39,7 @@ text_option = click.option(
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help='Text to calibrate on, JSONL with {"text": ...} a line [sampled from the model].',
 )
-suite_option = click.option("--suite", is_flag=True, help="Run the in-vehicle suite and the stability prompts as well.")
+suite_option = click.option("--suite", is_flag=True, help="Run all of the in-vehicle suite and the stability prompts.")
 questions_option = click.option(
     "--questions",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
@@ -157,8 +157,11 @@ def with_files(request: "Request", options: Mapping[str, Any]) -> "Request":
     Raises:
         UsageError: there is less text than that.
     """
+    from validate.vehicle_golden import WHOLE
+
     text, questions = (options[name] and str(options[name].resolve()) for name in ("text", "questions"))
-    request = dataclasses.replace(request, suite=options["suite"], text=text, questions=questions)
+    plan = WHOLE if options["suite"] else request.experience
+    request = dataclasses.replace(request, suite=options["suite"], text=text, questions=questions, experience=plan)
     windows = options["windows"]
     if windows is None:
         return request

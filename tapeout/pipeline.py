@@ -11,6 +11,7 @@
               +--> sensitivity+     what each weight costs, for recipes that keep some in 8 bits
 
 A search puts `screen` between compile and measure: what fails there on its weights alone is not measured further.
+Where every package of a runtime fails for its numbers, `diagnose` says after judging which weights are to blame.
 
 A stage takes frozen values and an empty folder, writes its files there and returns a frozen value. Modules are
 imported when a stage runs: naming the stages costs nothing.
@@ -157,6 +158,14 @@ def ranges_stage(call: Call) -> Any:
     return measure_ranges(call.inputs["quantized"], call.inputs["calibration"], call.out, call.progress)
 
 
+def diagnose_stage(call: Call) -> Any:
+    """Hub and quantized hub -> which weights are to blame."""
+    from quantize.diagnose import write_diagnosis
+
+    tokens = call.inputs["golden"].windows()[0][0]
+    return write_diagnosis(call.inputs["hub"], call.inputs["quantized"], tokens, call.out, call.progress)
+
+
 def experience_stage(call: Call) -> Any:
     """Hub -> what the float model says where users feel a difference."""
     from validate.experience import record_experience
@@ -258,6 +267,7 @@ STAGES = (
         "quantize.activation_ranges:ActivationRanges",
         ("onnx", "onnxruntime"),
     ),
+    Stage("diagnose", diagnose_stage, "quantize.diagnose", "quantize.diagnose:Diagnosed", ("onnx-ir", "onnxruntime")),
     Stage(
         "compile",
         compile_stage,

@@ -16,6 +16,7 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "device_kl_max": (0.0, 20.0),
     "device_top1_min": (0.0, 1.0),
     "kv_kl_cost_max": (0.0, 20.0),
+    "kv_saving_min": (0.0, 1.0),
     "vehicle_agreement_min": (0.0, 1.0),
     "vehicle_loss_max": (0.0, 1.0),
     "repetition_max": (0.0, 1.0),
@@ -73,6 +74,8 @@ class Gates(Limits):
         device_kl_max: mean KL of what a simulator or an emulator of the device computes from what this host's CPU
             computes in float32 with the same weights. Judged only where the device itself is not here.
         kv_kl_cost_max: mean KL at positions beyond 1,024 tokens that the KV cache's shipped precision costs.
+        kv_saving_min: share of a 16-bit KV cache's memory, 0 to 1, that the shipped one saves. Like the cost, judged
+            where a narrower cache ships.
         vehicle_agreement_min: share of the in-vehicle suite's requests for which the package prefers the tool call that
             the float model prefers.
         vehicle_loss_max: largest loss of accuracy in that suite, with 95 % confidence (Tango's one-sided bound).
@@ -95,6 +98,7 @@ class Gates(Limits):
     device_kl_max: float | None = None
     device_top1_min: float | None = None
     kv_kl_cost_max: float | None = None
+    kv_saving_min: float | None = None
     vehicle_agreement_min: float | None = None
     vehicle_loss_max: float | None = None
     repetition_max: float | None = None

@@ -9,9 +9,11 @@ from typing import Any
 
 from targets.status import Status, Verdict, combine
 from targets.target import load_target
+from validate.experience import Felt
 from validate.judge import judge
 from validate.measurement import Answer, Fidelity, Latency, Loading, Placement, Sampled
 from validate.package_measurement import Measurement
+from validate.paired import compare_paired
 from validate.parity import TokenizerParity
 from validate.report import (
     SCHEMA_VERSION,
@@ -22,7 +24,9 @@ from validate.report import (
     RuntimeReport,
     StageRecord,
 )
-from validate.search_report import Expected, SearchReport, Tried, WeightSensitivity
+from validate.search_report import BlamedWeight, Expected, PackageDiagnosis, SearchReport, Tried, WeightSensitivity
+from validate.stability import Stability
+from validate.vehicle_ranking import VehicleRanking
 
 ANSWER = "The capital of France is Paris. It is on the river Seine."
 
@@ -60,6 +64,16 @@ def answers(good: bool) -> tuple[Answer, ...]:
     )
 
 
+def felt(lost: int) -> Felt:
+    """The in-vehicle suite, of which a package loses so many requests, and its answers' repetition."""
+    items, both = 128, 60
+    theirs = [True] * (both + lost) + [False] * (items - both - lost)
+    ours = [True] * both + [False] * (items - both)
+    paired = compare_paired(theirs, ours, 0.03)
+    ranking = VehicleRanking(items, 333, 5, 1 - lost / items, paired, paired, {}, {}, 0.02)
+    return Felt(Stability(24, 40, 31.0, 0.5, 0.04, 0.03, 0.9, 0.91, 1.02, (None, 7)), ranking)
+
+
 def measurement(backend: str, scheme: str, kl: float, top1: float, ratio: float) -> Measurement:
     fast = backend == "openvino"
     four = scheme.startswith("w4")
@@ -84,6 +98,7 @@ def measurement(backend: str, scheme: str, kl: float, top1: float, ratio: float)
         ran=Status.HOST_MEASURED,
         parity=TokenizerParity({"digits": 40, "unicode": 60}, 24, 4, {}, 14, 0, ()),
         chat=("What is the capital of France?", ANSWER),
+        felt=felt(lost=4 if four else 1),
         threads=2,
         environment=versions,
         host={
@@ -288,12 +303,25 @@ def failing_report() -> Report:
         reason="ONNX Runtime has no package that passes.",
         runtimes=(device.runtimes[0], runtime),
     )
+    blamed = PackageDiagnosis(
+        device="cpu",
+        backend="onnxruntime",
+        recipe="w4-sym-g64",
+        positions=256,
+        kl=2.31,
+        broken=("model.layers.4.mlp.down_proj.weight",),
+        weights=(
+            BlamedWeight("model.layers.4.mlp.down_proj.weight", 7.0, 0.384),
+            BlamedWeight("model.layers.0.self_attn.v_proj.weight", 0.31, 2.29),
+        ),
+    )
     return replace(
         report,
         verdict=Verdict.FAIL,
         headline="The CPU fails: do not ship.",
         devices=(broken, *report.devices[1:]),
         searches=(failed_search(report),),
+        diagnoses=(blamed,),
     )
 
 

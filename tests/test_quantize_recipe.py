@@ -11,6 +11,10 @@ NAMES = (
     "w4-asym-g64+keep20+gptq+distill",
     "w4-asym-g64+keep5",
     "w4-asym-g64+distill",
+    "w4-sym-g64+awq",
+    "w4-sym-cw+scale",
+    "w4-sym-g64+keep5+awq+scale",
+    "w4-asym-g64+awq+gptq+distill",
 )
 
 
@@ -21,7 +25,7 @@ def test_a_name_says_what_is_done_and_is_its_only_spelling(name: str) -> None:
     assert recipe.scheme == name.partition("+")[0] == recipe.format.name
     assert (recipe.tuning is not None) == name.endswith("distill")
     assert isinstance(recipe.rounding, GptqPlan) == ("gptq" in name)
-    assert recipe.calibrated == any(step in name for step in ("keep", "gptq", "distill"))
+    assert recipe.calibrated == any(step in name for step in ("keep", "awq", "scale", "gptq", "distill"))
 
 
 def test_kept_weights_are_stored_like_the_embedding() -> None:
@@ -43,6 +47,10 @@ def test_kept_weights_are_stored_like_the_embedding() -> None:
         ("w4-sym-g64+clip+gptq", "out of order", "write 'w4-sym-g64+gptq'"),
         ("w4-sym-g64+keep10+keep20", "out of order", "write 'w4-sym-g64+keep20'"),
         ("w8-sym+keep10", "8-bit anyway", "write 'w8-sym'"),
+        ("w8-asym+awq", "nothing to gain", "write 'w8-asym'"),
+        ("w8-sym+scale", "nothing to gain", "'w8-sym+clip'"),
+        ("w4-sym-g64+scale+awq", "out of order", "write 'w4-sym-g64+awq+scale'"),
+        ("w4-sym-g64+lora", "no two runtimes would hold the same weights", "write 'gptq'"),
     ],
 )
 def test_anything_else_is_refused_with_what_to_write(name: str, what: str, help_: str) -> None:

@@ -1,18 +1,26 @@
-"""The three kinds of request of lm-evaluation-harness, on a hub; the harness itself only where it is installed."""
+"""The three kinds of request of lm-evaluation-harness, on a hub, and the harness itself on a task of the user's."""
 
+import dataclasses
 import importlib.util
 import json
 import math
+import os
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from compile.pinned_environment import PinnedEnvironment, ensure_environment, environments_folder
 from export.hub import OnnxModel
 from export.parity import HubSession
 from targets.errors import DeviceMissing, UsageError
-from validate.lm_eval_model import SessionScorer, cut, harness_model
+from validate.lm_eval_model import SessionScorer, bundle_model, cut, harness_model
 from validate.vehicle_session import HubStepping, log_likelihoods
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture
@@ -103,11 +111,57 @@ def test_without_the_harness_the_error_says_what_to_install(tiny_hub: OnnxModel)
         harness_model(session, tiny_hub.folder, 64)
 
 
-@pytest.mark.skipif(importlib.util.find_spec("lm_eval") is None, reason="lm-eval is in no environment of the build")
-def test_the_harness_gets_the_scores(tiny_hub: OnnxModel, scorer: SessionScorer) -> None:
-    instance = importlib.import_module("lm_eval.api.instance").Instance
-    model = harness_model(HubStepping(HubSession(tiny_hub.graph, tiny_hub.facts)), tiny_hub.folder, 64)
-    asked = [instance("loglikelihood", {}, ("The road is", " long"), 0)]
-    assert model.loglikelihood(asked)[0][0] == pytest.approx(scorer.continuation("The road is", " long")[0], abs=1e-4)
-    generated = model.generate_until([instance("generate_until", {}, ("Hello", {"until": [], "max_gen_toks": 4}), 0)])
-    assert generated == [scorer.generate("Hello", {"until": [], "max_gen_toks": 4})]
+TASK = """
+task: local_roads
+dataset_path: json
+dataset_kwargs: {{data_files: {{test: {questions}}}}}
+test_split: test
+output_type: multiple_choice
+doc_to_text: "{{{{question}}}}"
+doc_to_choice: "{{{{choices}}}}"
+doc_to_target: "{{{{answer}}}}"
+target_delimiter: " "
+metric_list: [{{metric: acc}}]
+"""
+QUESTIONS: tuple[dict[str, Any], ...] = (
+    {"question": "The road is", "choices": ["long", "dry and high", "a"], "answer": 0},
+    {"question": "A dog", "choices": ["waited", "is the sun"], "answer": 1},
+    {"question": "Hello", "choices": ["there", "long long"], "answer": 0},
+)
+
+
+@pytest.mark.deep
+def test_the_harness_runs_a_local_task_offline(tiny_hub: OnnxModel, scorer: SessionScorer, tmp_path: Path) -> None:
+    """In an environment of its own, made once from exact pins: it brings packages that nothing else here needs."""
+    environment = PinnedEnvironment("lm-eval", ROOT / "tests" / "data" / "lm_eval_requirements.txt")
+    python = ensure_environment(environment, environments_folder())
+    added = python.parents[1] / "lib" / "python3.11" / "site-packages"
+    questions = tmp_path / "questions.jsonl"
+    questions.write_text("".join(json.dumps(row) + "\n" for row in QUESTIONS))
+    (tmp_path / "local_roads.yaml").write_text(TASK.format(questions=questions))
+    (tmp_path / "facts.json").write_text(json.dumps(dataclasses.asdict(tiny_hub.facts)))
+    asked = [str(ROOT / "tests" / "lm_eval_child.py"), str(tiny_hub.folder), str(tmp_path)]
+    offline = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_HOME": str(tmp_path), "PATH": os.environ["PATH"]}
+    finished = subprocess.run(
+        [sys.executable, *asked],
+        env={**offline, "PYTHONPATH": f"{ROOT}{os.pathsep}{added}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert finished.returncode == 0, finished.stderr
+    found = json.loads(finished.stdout.splitlines()[-1])
+    scores = [[scorer.continuation(row["question"], f" {text}")[0] for text in row["choices"]] for row in QUESTIONS]
+    for ours, theirs in zip(scores, found["scores"], strict=True):
+        assert theirs == pytest.approx(ours, abs=1e-3)
+    right = [int(np.argmax(row)) == question["answer"] for row, question in zip(scores, QUESTIONS, strict=True)]
+    assert found["accuracy"] == pytest.approx(sum(right) / len(right))
+    assert found["generated"] == scorer.generate("Hello", {"until": [], "max_gen_toks": 4})
+
+
+def test_a_package_of_a_bundle_is_named_by_its_path(tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text(json.dumps({"packages": {"packages/cpu-null": {"backend": "null"}}}))
+    with pytest.raises(UsageError, match="unknown package 'packages/cpu-nul'"):
+        bundle_model(tmp_path, "packages/cpu-nul")
+    with pytest.raises(UsageError, match="without a runtime"):
+        bundle_model(tmp_path, "packages/cpu-null")

@@ -153,6 +153,14 @@ def test_tools_are_asked_only_of_a_template_that_knows_them(folder: Path) -> Non
     assert parity.skipped == sum(each.tools is not None for each in conversations())
 
 
+def test_a_conversation_that_the_template_refuses_is_not_counted_as_compared(folder: Path) -> None:
+    (folder / "chat_template.jinja").write_text(STRICT)
+    parity = measure_parity(Faithful(folder), folder)
+    refused = sum(each.tools is not None or each.messages[0]["role"] == "system" for each in conversations())
+    assert (parity.skipped, parity.conversations) == (refused, len(conversations()) - refused)
+    assert parity.compared == sum(parity.strings.values()) + parity.conversations
+
+
 def test_conversations_are_rendered_as_transformers_does(folder: Path) -> None:
     for template in (
         CHATML,

@@ -46,6 +46,8 @@ def judge(
     bounds += [*cache_bounds(measurement, gates), *latency_bounds(measurement, gates)]
     bounds += resource_bounds(measurement, package_bytes, gates)
     judged = [judge_bound(bound, bound.bound) for bound in bounds if bound.bound is not None]
+    if gates.vehicle_loss_max is not None:
+        judged.append(judge_loss(measurement, gates.vehicle_loss_max))
     return (*judged, judge_parity(measurement), judge_placement(measurement, off_device))
 
 
@@ -107,11 +109,29 @@ def felt_bounds(measurement: Measurement, gates: Gates) -> Iterator[Bound]:
     """The in-vehicle suite and repetition, beside the float model."""
     felt = measurement.felt
     ranking, stability = (felt.ranking, felt.stability) if felt else (None, None)
-    agreement, loss = (ranking.agreement, -ranking.paired.bound) if ranking else (None, None)
     repeats = stability.repetition - stability.reference_repetition if stability else None
-    yield Bound("vehicle.agreement", agreement, gates.vehicle_agreement_min, "min", "")
-    yield Bound("vehicle.loss", loss, gates.vehicle_loss_max, "max", "")
+    yield Bound("vehicle.agreement", ranking.agreement if ranking else None, gates.vehicle_agreement_min, "min", "")
     yield Bound("answers.repetition", repeats, gates.repetition_max, "max", "")
+
+
+def judge_loss(measurement: Measurement, limit: float) -> GateResult:
+    """Non-inferiority in the in-vehicle suite: PASS when a loss beyond `limit` is ruled out with 95 % confidence.
+
+    Where it is not, a part of the suite is INCOMPLETE, unless its whole interval lies beyond the limit: that is FAIL,
+    and so is a loss that all requests do not rule out.
+    """
+    ranking = measurement.felt.ranking if measurement.felt else None
+    if ranking is None:
+        return GateResult("vehicle.loss", Verdict.INCOMPLETE, None, limit, "max", "", NOT_MEASURED)
+    found = ranking.paired
+    loss = max(-found.bound, 0.0)
+    if loss <= limit:
+        return GateResult("vehicle.loss", Verdict.PASS, loss, limit, "max", "")
+    asked = f"{found.items} of {ranking.of} requests do not rule out a loss above {limit:g}: the bound is {loss:.3g}"
+    if found.items < ranking.of and found.high > -limit:
+        reason = f"{asked}; n = {found.needed} shows one of {found.margin:g}, and --suite asks them all"
+        return GateResult("vehicle.loss", Verdict.INCOMPLETE, loss, limit, "max", "", reason)
+    return GateResult("vehicle.loss", Verdict.FAIL, loss, limit, "max", "", asked)
 
 
 def judge_parity(measurement: Measurement) -> GateResult:
@@ -130,10 +150,11 @@ def judge_parity(measurement: Measurement) -> GateResult:
 
 
 def cache_bounds(measurement: Measurement, gates: Gates) -> Iterator[Bound]:
-    """KL that the shipped KV cache costs at long context, where there is a narrower one to judge."""
+    """What the shipped KV cache costs at long context and what it saves, where there is a narrower one to judge."""
     found = measurement.kv_cache
     if found is not None and found.positions:
         yield Bound("kv.kl_cost", found.shipped.kl_cost, gates.kv_kl_cost_max, "max", "nats")
+        yield Bound("kv.saving", found.saving, gates.kv_saving_min, "min", "")
 
 
 def latency_bounds(measurement: Measurement, gates: Gates) -> Iterator[Bound]:

@@ -1,7 +1,11 @@
-"""A package as a model of EleutherAI's lm-evaluation-harness, which is installed apart from Tapeout.
+"""A package as a model of EleutherAI's lm-evaluation-harness, which the extra `lm-eval` installs.
 
 from lm_eval import simple_evaluate
-simple_evaluate(model=harness_model(session, folder, facts.max_positions), tasks=["arc_easy"], limit=200)
+from lm_eval.tasks import TaskManager
+from validate.lm_eval_model import bundle_model
+
+model = bundle_model(Path("artifacts/cpu/smollm2-135m"), "packages/cpu-openvino")
+found = simple_evaluate(model=model, tasks=["mine"], task_manager=TaskManager(include_path="folder/of/mine.yaml"))
 """
 
 import json
@@ -11,10 +15,29 @@ from pathlib import Path
 from typing import Any
 
 from targets.errors import DeviceMissing, UsageError
+from targets.names import choose
 from validate.vehicle_session import Stepping, as_ids, log_likelihoods
 
 AT_ONCE = 512  # tokens a step, whose logits are all in memory
 DEFAULT_TOKENS = 256  # the harness's own default of max_gen_toks
+
+
+def bundle_model(bundle: Path, package: str) -> Any:
+    """A package of a bundle, as it ships, as the harness takes it; `package` is its path in the bundle.
+
+    Raises:
+        UsageError: the bundle has no such package.
+        DeviceMissing: lm-eval is not installed.
+    """
+    from validate.runtime import DEPLOYED, find_runtime
+
+    packages = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))["packages"]
+    entry = choose(package, packages, "package")
+    runtime = find_runtime(entry["backend"])
+    if runtime is None:
+        raise UsageError(f"{package} is of a back end without a runtime", "name a package that can be run")
+    session: Any = runtime.session(bundle / package, entry["settings"], DEPLOYED)
+    return harness_model(session, bundle / package, int(entry["facts"]["max_positions"]))
 
 
 def harness_model(session: Stepping, folder: Path, max_positions: int) -> Any:
@@ -26,7 +49,7 @@ def harness_model(session: Stepping, folder: Path, max_positions: int) -> Any:
     try:
         base: Any = import_module("lm_eval.api.model").LM
     except ImportError as error:
-        raise DeviceMissing("lm-eval is not installed", "pip install lm-eval into this environment") from error
+        raise DeviceMissing("lm-eval is not installed", "in a checkout: pip install '.[lm-eval]'") from error
     scorer = SessionScorer(session, folder, max_positions)
 
     class SessionModel(base):  # type: ignore[misc] # its type is known only where lm-eval is installed

@@ -5,9 +5,11 @@ from collections.abc import Callable, Iterable, Sequence
 
 from validate import words
 from validate.comparison import key_figures, key_length
+from validate.felt_words import felt_sentences
 from validate.figures import moment
 from validate.report import Report
 from validate.safe_text import clean_line
+from validate.search_report import diagnosis_sentences
 from validate.sections import gaps
 from validate.standing import HEADS, cells, notes, standings
 
@@ -136,11 +138,29 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[str]], numbers: Iterable
 
 
 # Heading and part, in the order a reader needs them; a part without text is left out.
+def diagnoses(report: Report) -> str:
+    """Which weights are to blame where every package of a runtime fails for its numbers."""
+    return "\n".join(f"* {escape(text)}" for found in report.diagnoses for text in diagnosis_sentences(found))
+
+
+def felt(report: Report) -> str:
+    """The suites, stability, the tokenizer and the KV cache, of the packages that decide."""
+    return "\n".join(
+        f"* {escape(words.package_name(device, item))}: {escape(sentence)}"
+        for device in report.devices
+        for runtime in device.runtimes
+        for item in words.deciding(runtime)
+        for sentence in felt_sentences(item.measurement)
+    )
+
+
 PARTS: tuple[tuple[str, Callable[[Report], str]], ...] = (
     ("Devices", devices),
     ("Next steps", next_steps),
     ("Packages", packages),
     ("Comparison", comparison),
     ("Gates that did not pass", open_gates),
+    ("Weights to blame", diagnoses),
+    ("What users feel", felt),
     ("Not measured", open_sections),
 )

@@ -55,8 +55,8 @@ class TokenizerParity:
     Attributes:
         strings: compared, by category; each for its ids and for what they decode to.
         conversations: rendered through the runtime's template engine.
-        skipped: conversations with tools, which this model's template does not mention and each engine treats alike
-            only by chance.
+        skipped: conversations that this model's template refuses, and those with tools where it does not mention any:
+            each engine treats these alike only by chance.
         mismatches: by category, those of `strings` that differ in ids or round trip, and `template`.
         edge_strings: strings outside what a product sends (NUL, characters the vocabulary has no bytes for, code points
             newer than a runtime's tables); counted, not gated.
@@ -91,8 +91,10 @@ def measure_parity(pipeline: TextPipeline, folder: Path, more: Iterable[str] = (
     corpus = [*samples(), *(Sample("requests", text) for text in more)]
     found = [mismatch for sample in corpus for mismatch in compare_text(pipeline, tokenizer, sample)]
     tools_known = mentions_tools(folder)
-    asked = [each for each in conversations() if each.tools is None or tools_known]
-    found += [mismatch for each in asked for mismatch in compare_template(pipeline, folder, each)]
+    known = [each for each in conversations() if each.tools is None or tools_known]
+    rendered = [(each, render_conversation(folder, each.messages, each.tools)) for each in known]
+    asked = [(each, prompt) for each, prompt in rendered if prompt is not None]
+    found += [mismatch for each, prompt in asked for mismatch in compare_template(pipeline, each, prompt)]
     gated = [mismatch for mismatch in found if mismatch.category != EDGE]
     edge = [mismatch for mismatch in found if mismatch.category == EDGE]
     strings = Counter(sample.category for sample in corpus)
@@ -124,11 +126,8 @@ def compare_text(pipeline: TextPipeline, tokenizer: Any, sample: Sample) -> list
     return [] if text == wanted else [cut_around(sample.category, ROUND_TRIP, text, wanted)]
 
 
-def compare_template(pipeline: TextPipeline, folder: Path, conversation: Conversation) -> list[Mismatch]:
-    """At most one mismatch of one conversation."""
-    wanted = render_conversation(folder, conversation.messages, conversation.tools)
-    if wanted is None:
-        return []
+def compare_template(pipeline: TextPipeline, conversation: Conversation, wanted: str) -> list[Mismatch]:
+    """At most one mismatch of one conversation, whose prompt should be `wanted`."""
     ours = pipeline.apply_template(conversation.messages, conversation.tools)
     return [] if ours == wanted else [cut_around(conversation.name, TEMPLATE, ours, wanted)]
 

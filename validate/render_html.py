@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 from targets.status import Status, Verdict
 from validate import figures, search_words, words
 from validate.comparison import compare, key_figures, key_length
+from validate.felt_words import felt_sentences
 from validate.measurement import Answer
 from validate.plots import draw_plots, plots_available
 from validate.report import Report
 from validate.safe_text import clean
+from validate.search_report import diagnosis_sentences
 from validate.sections import SECTIONS, candidates, gaps
 from validate.standing import HEADS, UNKNOWNS, cells, notes, standings
 from validate.traceability import data_digest, orphans, requirement_of
@@ -166,7 +168,9 @@ def _environment() -> "Environment":
         "cells": cells,
         "compare": compare,
         "data_digest": data_digest,
+        "diagnosis_sentences": diagnosis_sentences,
         "facts": facts,
+        "felt_sentences": felt_sentences,
         "figures": figures,
         "gaps": gaps,
         "hosts": hosts,

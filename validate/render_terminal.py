@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 from targets.status import Verdict
 from validate import words
 from validate.comparison import KeyFigures, key_figures, key_length
+from validate.felt_words import felt_sentences
 from validate.report import Candidate, DeviceReport, Report, RuntimeReport
 from validate.safe_text import clean_line
+from validate.search_report import diagnosis_sentences
 from validate.search_words import search_head, search_lines
 
 if TYPE_CHECKING:
@@ -40,7 +42,9 @@ def plain_lines(report: Report, path: Path | None = None) -> Iterator[str]:
         for item in runtime.candidates:
             yield "  " + clean_line(_figures_line(item, key_figures(item, tokens), tokens))
     yield from _searches(report)
+    yield from _felt(report)
     yield from _open_gates(report)
+    yield from (f"diagnosis: {sentence}" for sentence in _diagnoses(report))
     for step, places in words.next_steps(report.devices).items():
         yield clean_line(f"next: {step} ({'; '.join(places)})")
     if path is not None:
@@ -52,6 +56,20 @@ def _searches(report: Report) -> Iterator[str]:
     for found in report.searches:
         yield clean_line(search_head(found))
         yield from (f"  {clean_line(line)}" for line in search_lines(report, found))
+
+
+def _felt(report: Report) -> Iterator[str]:
+    """What users feel of the packages that decide."""
+    for device, runtime in _runtimes(report):
+        for item in words.deciding(runtime):
+            name = words.package_name(device, item)
+            yield from (clean_line(f"{name}: {sentence}") for sentence in felt_sentences(item.measurement))
+
+
+def _diagnoses(report: Report) -> Iterator[str]:
+    """Which weights are to blame, worst first."""
+    for found in report.diagnoses:
+        yield from map(clean_line, diagnosis_sentences(found))
 
 
 def _figures_line(item: Candidate, key: KeyFigures, tokens: int) -> str:
@@ -71,9 +89,12 @@ def _blocks(report: Report, path: Path | None) -> Iterator["RenderableType"]:
             yield _candidates(device, runtime, tokens)
     for found in report.searches:
         yield _listed(clean_line(search_head(found).capitalize()), [clean_line(x) for x in search_lines(report, found)])
-    sentences = list(_open_gates(report))
-    if sentences:
-        yield _listed("Did not pass", sentences)
+    parts = {
+        "Did not pass": _open_gates(report),
+        "What users feel": _felt(report),
+        "Weights to blame": _diagnoses(report),
+    }
+    yield from (_listed(heading, lines) for heading, part in parts.items() if (lines := list(part)))
     steps = words.next_steps(report.devices)
     if steps:
         yield _listed("Next steps", [clean_line(f"{step} ({'; '.join(places)})") for step, places in steps.items()])

@@ -10,7 +10,7 @@ from targets.cost import Alternative, Cost
 from targets.errors import InputRefused
 from targets.status import Status, Verdict
 from validate.package_measurement import Measurement
-from validate.search_report import SearchReport, WeightSensitivity
+from validate.search_report import PackageDiagnosis, SearchReport, WeightSensitivity
 
 SCHEMA_VERSION = 3
 
@@ -192,6 +192,7 @@ class Report:
         cost: what the target's owner says that the device costs.
         alternatives: what else could answer, as the target's owner says.
         layer_costs: KL when all weights of a layer are quantized and no others, by layer; () where that was not asked.
+        diagnoses: the weights that are to blame where every package of a runtime fails for its numbers.
         tapeout: version of this program.
         created: ISO 8601 time of the newest measurement.
     """
@@ -215,6 +216,7 @@ class Report:
     cost: Cost | None = None
     alternatives: tuple[Alternative, ...] = ()
     layer_costs: tuple[float, ...] = ()
+    diagnoses: tuple[PackageDiagnosis, ...] = ()
 
 
 def to_json(report: Report) -> str:

@@ -1,4 +1,4 @@
-"""What a search for the smallest package tried, and what each weight of the model costs."""
+"""What a search tried, and what each weight costs or is to blame for."""
 
 from dataclasses import dataclass
 
@@ -88,3 +88,61 @@ class SearchReport:
     guilty: tuple[WeightSensitivity, ...] = ()
     would_pass: Expected | None = None
     weight_bytes_max: int | None = None
+
+
+@dataclass(frozen=True)
+class BlamedWeight:
+    """A weight that a diagnosis speaks of.
+
+    Attributes:
+        name: of the weight.
+        error: norm of the error of its outputs over the norm of the float outputs, on the float model's inputs.
+        kl_restored: KL of the whole, nats, with this weight alone put back to float; None when it was not tried.
+    """
+
+    name: str
+    error: float
+    kl_restored: float | None
+
+
+@dataclass(frozen=True)
+class PackageDiagnosis:
+    """Which weights are to blame where every package of a runtime fails for its numbers.
+
+    Attributes:
+        device: name of the device.
+        backend: of the runtime.
+        recipe: of the package that came nearest.
+        positions: of the golden text that were looked at.
+        kl: mean KL of the quantized weights there, nats, before any runtime.
+        broken: weights whose error is no rounding error.
+        weights: the broken ones and those that were put back to float, largest error first.
+    """
+
+    device: str
+    backend: str
+    recipe: str
+    positions: int
+    kl: float
+    broken: tuple[str, ...]
+    weights: tuple[BlamedWeight, ...]
+
+
+def diagnosis_sentences(found: PackageDiagnosis) -> list[str]:
+    """What a diagnosis says: the broken weights, or, when none is, those whose rounding costs most."""
+    where = f"{found.device}, {found.backend}, {found.recipe}"
+    if found.broken:
+        blamed = [weight for weight in found.weights if weight.name in found.broken]
+        return [f"{where}: {weight.name} is broken: {blame(weight, found.kl)}" for weight in blamed]
+    tried = [weight for weight in found.weights if weight.kl_restored is not None]
+    ordered = sorted(tried, key=lambda weight: (weight.kl_restored or 0.0, weight.name))
+    said = [f"{weight.name}: {blame(weight, found.kl)}" for weight in ordered]
+    return [f"{where}: no weight is broken, rounding itself costs too much; most of it", *said]
+
+
+def blame(weight: BlamedWeight, kl: float) -> str:
+    """One weight's error, and what it costs."""
+    cost = f"KL {kl:.3g}"
+    if weight.kl_restored is not None:
+        cost = f"KL falls from {kl:.3g} to {weight.kl_restored:.3g} with it alone in float"
+    return f"its outputs are off by {100 * weight.error:.3g} % of their size, {cost}"

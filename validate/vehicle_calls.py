@@ -44,8 +44,8 @@ class VehicleCalls:
 EXAMPLES = 5
 
 
-def golden_calls(hub: OnnxModel, questionnaire: Path, count: int, out: Path, progress: Progress) -> Path:
-    """Let the float hub write the calls of the first `count` requests, into `vehicle_calls.json` of `out`."""
+def golden_calls(hub: OnnxModel, questionnaire: Path, count: int | None, out: Path, progress: Progress) -> Path:
+    """Let the float hub write the calls of the first `count` ranked requests (None: all) to `vehicle_calls.json`."""
     session = HubStepping(HubSession(hub.graph, hub.facts))
     written = write_calls_of(session, questionnaire, hub.folder, count, progress)
     path = out / CALLS

@@ -22,15 +22,19 @@ class ExperiencePlan:
 
     Attributes:
         requests: of the in-vehicle suite that are ranked; None for all.
-        calls: of those that are written as constrained JSON.
+        calls: of those that are written as constrained JSON; None for all.
         prompts: answered greedily for stability; None for all.
         answer_tokens: longest of those answers.
     """
 
-    requests: int | None = 160
-    calls: int = 40
-    prompts: int | None = 24
+    requests: int | None = 48
+    calls: int | None = 8
+    prompts: int | None = 8
     answer_tokens: int = 40
+
+
+# Everything there is, for `--suite`.
+WHOLE = ExperiencePlan(requests=None, calls=None, prompts=None)
 
 
 def golden_experience(
