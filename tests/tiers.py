@@ -31,6 +31,8 @@ class Tiers:
 
 CRASH_POINTS = Tiers("faults", 80, 1000)
 BIT_FLIPS = Tiers("changes", 600, 10_000)
+KILLED_BUILDS = Tiers("kills", 4, 100)
+INTERRUPTED_BUILDS = Tiers("signals", 1, 12)
 CONCURRENT_BUILDS = Tiers("keys", 10, 100)
 COLLECTIONS = Tiers("rounds", 10, 200)
 HOSTILE_MODELS = Tiers("models", 152, 152)
