@@ -9,7 +9,7 @@ from export.model import Model
 from tapeout.build import build
 from tapeout.manifest import read_manifest
 from tapeout.store import Store
-from targets.errors import StageFailed
+from targets.errors import NotForModel, StageFailed
 from targets.status import Verdict
 from targets.target import Target
 from tests.tiny_build import Heard, bench, request
@@ -33,9 +33,9 @@ def test_the_other_packages_are_built_and_the_report_names_the_failure(
     openvino, onnxruntime = built.report.devices[0].runtimes
     assert openvino.verdict is Verdict.PASS
     (failure,) = onnxruntime.failures
-    assert (failure.scheme, failure.stage, failure.error) == (RAGGED, "quantize", "StageFailed")
+    assert (failure.scheme, failure.stage, failure.error) == (RAGGED, "quantize", "NotForModel")
     assert "groups of 256 divide" in failure.what
-    assert [type(error) for error in built.errors] == [StageFailed]
+    assert [type(error) for error in built.errors] == [NotForModel]
     if len(ladder) > 1:
         assert (onnxruntime.verdict, onnxruntime.shipped and onnxruntime.shipped.scheme) == (Verdict.PASS, "w8-sym")
     else:
