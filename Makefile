@@ -5,6 +5,7 @@ target :=
 model := smollm2-135m
 precision := ladder
 strict :=
+baseline :=
 python :=
 
 .DEFAULT_GOAL := $(if $(target),build,help)
@@ -26,7 +27,7 @@ pinned = "$$(sed -n 's/.*"\($(1)==[^"]*\)".*/\1/p' pyproject.toml | head -n 1)"
 PIP := $(RUN) pip install -qq --no-input --disable-pip-version-check
 
 help: ## list the targets (the default without target=)
-	@echo 'make target=NAME [model=$(model)] [precision=ladder|auto|int8|int4] [strict=1]'
+	@echo 'make target=NAME [model=$(model)] [precision=ladder|auto|int8|int4] [strict=1] [baseline=BUNDLE]'
 	@echo '                    the whole job: install, fetch, export, quantize, compile, validate, report'
 	@sed -n 's/^\([a-z-]*\):.*## /\1 /p' Makefile | while read -r name text; do printf 'make %-14s %s\n' "$$name" "$$text"; done
 
@@ -37,7 +38,7 @@ named:
 		exit 2; }
 
 build: named $(BUILD) ## what `make target=NAME` runs
-	@$(TAPEOUT) build $(request) $(if $(strict),--strict)
+	@$(TAPEOUT) build $(request) $(if $(strict),--strict) $(if $(baseline),--baseline $(call quoted,baseline))
 
 plan: named $(BUILD) ## say for each stage of target=NAME whether it would run, and why
 	@$(TAPEOUT) plan $(request)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tapeout.baseline import against, open_report
 from tapeout.bundle import Contents, write_bundle
 from tapeout.code_version import tool_version
 from tapeout.diagnosis import Results, diagnose_devices
@@ -52,6 +53,8 @@ def build(request: Request, store: Store, out: Path, watcher: Watcher, signer: "
     Raises:
         TapeoutError: the first failure of a stage; finished stages stay in the store.
     """
+    # Read before any work, and before this build's bundle may take the baseline's place.
+    baseline = open_report(Path(request.baseline)) if request.baseline else None
     for attempt in range(1, ATTEMPTS + 1):
         try:
             searched = search(request, store, watcher)
@@ -61,7 +64,7 @@ def build(request: Request, store: Store, out: Path, watcher: Watcher, signer: "
             devices = judge_devices(request.target, plan, results, store)
             diagnoses = diagnose_devices(devices, plan, results, executor)
             done, failed = results.done, results.failed
-            contents = gather(searched, plan, done, Judged(devices, diagnoses))
+            contents = gather(searched, plan, done, Judged(devices, diagnoses), baseline)
             folder = out / request.target.name / request.model_name
             written = write_bundle(contents, store, folder, signer)
             return Build(contents.report, folder, written, tuple(dict.fromkeys(failed.values())))
@@ -87,8 +90,10 @@ def judge_devices(target: Target, plan: Plan, results: Results, store: Store) ->
     return assemble_devices(target, built, lost)
 
 
-def gather(searched: Searched, plan: Plan, done: Mapping[Job, Done], judged: Judged) -> Contents:
-    """Decide what goes into the bundle."""
+def gather(
+    searched: Searched, plan: Plan, done: Mapping[Job, Done], judged: Judged, baseline: Report | None
+) -> Contents:
+    """Judge against the baseline too, and decide what goes into the bundle."""
     request, devices = searched.request, judged.devices
     verdict, sentence = headline(request.target, devices)
     golden = done[plan.golden].record.value
@@ -119,12 +124,19 @@ def gather(searched: Searched, plan: Plan, done: Mapping[Job, Done], judged: Jud
             (result.record.value["taken"] for job, result in done.items() if job.stage == "measure"), default=""
         ),
     )
+    if baseline is not None:
+        report = against(report, baseline, request.target)
+    return pack(report, request, plan, done)
+
+
+def pack(report: Report, request: Request, plan: Plan, done: Mapping[Job, Done]) -> Contents:
+    """What the bundle holds beside its report: the reference, and the package that each runtime carries."""
     folders, packages = {"golden": done[plan.golden]}, {}
     experience = None
     if plan.experience is not None:
         folders["experience"] = done[plan.experience]
         experience = done[plan.experience].record.value
-    for device in devices:
+    for device in report.devices:
         for runtime in device.runtimes:
             if runtime.folder is not None and runtime.carried is not None:
                 jobs = find_candidate(plan, device.name, runtime.backend, runtime.carried.scheme)
@@ -137,6 +149,7 @@ def gather(searched: Searched, plan: Plan, done: Mapping[Job, Done], judged: Jud
                     "digest": done[jobs.compile].record.object,
                     **done[jobs.compile].record.value,
                 }
+    golden = done[plan.golden].record.value
     evidence = gather_evidence(request, plan, done, folders)
     return Contents(report, request.target, folders, packages, golden, experience, request.sequence, evidence)
 

@@ -42,17 +42,19 @@ def main(context: click.Context, store: Path | None, debug: bool) -> None:
 
 def add_commands() -> None:
     """Attach the commands; their modules import little, so that `--help` stays quick."""
-    from tapeout import cli_build, cli_inspect, cli_report, cli_seal, cli_search, cli_store
+    from tapeout import cli_build, cli_diff, cli_inspect, cli_report, cli_seal, cli_search, cli_soak, cli_store
 
     for command in (
         cli_build.build,
         cli_build.plan,
         cli_search.search,
         cli_build.validate,
+        cli_soak.soak,
         cli_report.report,
         cli_report.schema,
         cli_seal.sign,
         cli_seal.verify,
+        cli_diff.diff,
         cli_inspect.targets,
         cli_inspect.doctor,
         cli_store.store,

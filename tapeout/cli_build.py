@@ -50,6 +50,11 @@ windows_option = click.option(
     type=click.IntRange(min=1),
     help="Texts of 256 tokens that fidelity is measured on, its weights-only part too [8, and 4 of them].",
 )
+baseline_option = click.option(
+    "--baseline",
+    type=click.Path(exists=True, path_type=Path),
+    help="An earlier bundle or report.json; worse than it beyond the target's [regression] fails.",
+)
 strict_option = click.option("--strict", is_flag=True, help="End with 10 while anything is INCOMPLETE.")
 out_option = click.option(
     "--out", type=click.Path(path_type=Path), default=Path("artifacts"), show_default=True, help="Where bundles go."
@@ -78,6 +83,7 @@ sign_key_option = click.option(
 @passphrase_option
 @certificate_option
 @click.option("--check-reproducible", is_flag=True, help="Build twice, and end with 12 when the bundles differ.")
+@baseline_option
 @out_option
 @strict_option
 @format_option
@@ -139,7 +145,7 @@ def arguments_of(target: str, request: "Request") -> list[str]:
     from validate.golden import GoldenPlan
 
     named = Path(target)
-    files = {"--text": request.text, "--questions": request.questions}
+    files = {"--text": request.text, "--questions": request.questions, "--baseline": request.baseline}
     return [
         str(named.resolve()) if named.is_file() else target,
         *("--model", str(Path(request.source).resolve()) if Path(request.source).exists() else request.source),
@@ -159,9 +165,12 @@ def with_files(request: "Request", options: Mapping[str, Any]) -> "Request":
     """
     from validate.vehicle_golden import WHOLE
 
-    text, questions = (options[name] and str(options[name].resolve()) for name in ("text", "questions"))
+    names = ("text", "questions", "baseline")
+    text, questions, baseline = (str(options[name].resolve()) if options.get(name) else None for name in names)
     plan = WHOLE if options["suite"] else request.experience
-    request = dataclasses.replace(request, suite=options["suite"], text=text, questions=questions, experience=plan)
+    request = dataclasses.replace(
+        request, suite=options["suite"], text=text, questions=questions, experience=plan, baseline=baseline
+    )
     windows = options["windows"]
     if windows is None:
         return request
@@ -220,6 +229,7 @@ def plan(context: click.Context, target: str, model: str, precision: str, form: 
 @click.command()
 @click.argument("bundle", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for the new reports [BUNDLE-validation].")
+@baseline_option
 @strict_option
 @click.option("--on", "device", metavar="[USER@]HOST[:PORT]", help="Measure on this device, over SSH.")
 @click.option("--on-device", "parts", multiple=True, help="Which device of the target it is; may be repeated.")
@@ -231,6 +241,7 @@ def validate(context: click.Context, /, bundle: Path, out: Path | None, strict: 
     """Measure the packages of BUNDLE on this machine, or on a device, and judge them again."""
     from rich.console import Console
 
+    from tapeout.baseline import open_report
     from tapeout.revalidate import revalidate
     from validate.render_terminal import render_terminal
 
@@ -241,11 +252,12 @@ def validate(context: click.Context, /, bundle: Path, out: Path | None, strict: 
     def say(text: str) -> None:
         console.print(text, markup=False, highlight=False)
 
+    baseline = open_report(options["baseline"]) if options["baseline"] else None
     if options["device"] is None:
         refuse_lonely(context)
-        report = revalidate(bundle, folder, say)
+        report = revalidate(bundle, folder, say, baseline)
     else:
-        report, error = validate_there(bundle, folder, options, say)
+        report, error = validate_there(bundle, folder, {**options, "baseline": baseline}, say)
     render_terminal(report, console, folder / "report.html")
     if error is not None:
         raise error
@@ -269,5 +281,5 @@ def validate_there(
 
     host, port = parse_place(options["device"])
     place = Place(host, port, options["on_python"], options["on_folder"], options["on_timeout"], ssh_client())
-    validated = validate_on(place, bundle, out, options["parts"], say)
+    validated = validate_on(place, bundle, out, options["parts"], say, options["baseline"])
     return validated.report, validated.errors[0] if validated.errors else None

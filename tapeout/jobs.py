@@ -26,6 +26,9 @@ LADDER = "ladder"
 AUTO = "auto"
 PRECISIONS = (LADDER, AUTO, "int8", "int4")
 
+# Process restarts behind a spread that is gated: MLPerf Mobile's five tries.
+GATED_RESTARTS = 5
+
 # What a weight is quantized to when its cost is found: the costs are compared with each other.
 SENSITIVITY_SCHEME = "w4-asym-g64"
 
@@ -49,6 +52,7 @@ class Request:
         text: the user's own text for them, a JSONL file; None samples from the model.
         time_budget_s: of a search; what was begun is finished.
         weight_bytes_max: of a package's weights in a search, or None.
+        baseline: a bundle or a report.json that this build may not be worse than, or None.
         found: recipes by device, smallest first, in place of the target's ladders: what a search has come to.
         sequence: which release of the product the bundle is: a device can refuse one that is older than it asks for.
     """
@@ -67,6 +71,7 @@ class Request:
     text: str | None = None
     time_budget_s: float = 1800.0
     weight_bytes_max: int | None = None
+    baseline: str | None = None
     found: Mapping[str, tuple[str, ...]] | None = None
     sequence: int = 0
 
@@ -223,6 +228,8 @@ def experience_job(request: Request, hub: Job) -> Job | None:
 def measure_job(request: Request, device: Device, runtime: Runtime, package: Job, plan: Plan) -> Job:
     """The job that measures one package for one device of the target."""
     latency = dataclasses.replace(request.latency, prompt_lengths=request.target.prompt_lengths)
+    if request.target.gates_spread:
+        latency = dataclasses.replace(latency, restarts=max(latency.restarts, GATED_RESTARTS))
     parameters = {
         "backend": runtime.backend,
         "plan": dataclasses.asdict(latency),

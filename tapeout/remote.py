@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tapeout.baseline import against
 from tapeout.bundle import write_reports
 from tapeout.remote_merge import Merge
 from tapeout.remote_needs import wanted_packages
@@ -29,7 +30,9 @@ class Validated:
     errors: tuple[TapeoutError, ...]
 
 
-def validate_on(place: Place, bundle: Path, out: Path, devices: Sequence[str], say: Say) -> Validated:
+def validate_on(
+    place: Place, bundle: Path, out: Path, devices: Sequence[str], say: Say, baseline: Report | None = None
+) -> Validated:
     """Measure the packages of `bundle` on the device, merge the figures into its report and write that to `out`.
 
     Args:
@@ -38,6 +41,7 @@ def validate_on(place: Place, bundle: Path, out: Path, devices: Sequence[str], s
         out: folder for the reports.
         devices: which devices of the target it is; when empty, those it can be only one of.
         say: told what happens.
+        baseline: an earlier report that this one may not be worse than.
 
     Raises:
         UsageError: `out` lies inside the bundle, or nothing of it can be measured there.
@@ -51,6 +55,8 @@ def validate_on(place: Place, bundle: Path, out: Path, devices: Sequence[str], s
     found = Visit(place, bundle, opened.manifest, opened.target, asked, say).run()
     found.left.update(left)
     report = Merge(place.host, opened.target, bundle, opened.manifest, opened.report, found).merged()
+    if baseline is not None:
+        report = against(report, baseline, opened.target)
     out.mkdir(parents=True, exist_ok=True)
     write_reports(report, out)
     return Validated(report, tuple(found.failed.values()))

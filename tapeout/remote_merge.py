@@ -54,6 +54,7 @@ class Merge:
             verdict=verdict,
             headline=sentence,
             devices=devices,
+            change=None,
             assumptions=(*self.report.assumptions, *self.notes()),
             tapeout=tool_version("tapeout"),
             created=max([self.report.created, *taken]),

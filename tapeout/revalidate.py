@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from compile.package import Package
+from tapeout.baseline import against
 from tapeout.bundle import write_reports
 from tapeout.code_version import tool_version
 from tapeout.manifest import FETCH, differences, read_manifest
@@ -60,7 +61,7 @@ def open_bundle(bundle: Path, out: Path) -> Opened:
     return Opened(manifest, read_report(bundle / "report.json"), target)
 
 
-def revalidate(bundle: Path, out: Path, say: Say) -> Report:
+def revalidate(bundle: Path, out: Path, say: Say, baseline: Report | None = None) -> Report:
     """Verify the bundle's files, measure every package in it, and write new reports to `out`.
 
     Raises:
@@ -82,9 +83,12 @@ def revalidate(bundle: Path, out: Path, say: Say) -> Report:
         verdict=verdict,
         headline=sentence,
         devices=devices,
+        change=None,
         tapeout=tool_version("tapeout"),
         created=now(),
     )
+    if baseline is not None:
+        report = against(report, baseline, target)
     out.mkdir(parents=True, exist_ok=True)
     write_reports(report, out)
     return report

@@ -27,7 +27,17 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "peak_memory_mb_max": POSITIVE,
     "package_mb_max": POSITIVE,
     "load_s_max": POSITIVE,
+    "drift_max": (1.0, 100.0),
+    "spread_max": (0.0, 10.0),
+    "soak_rate_ratio_min": (0.0, 10.0),
+    "soak_minutes_min": POSITIVE,
+    "memory_growth_max": (0.0, 10.0),
 }
+
+# A machine that drifted further during a measurement is not compared with another; a target may say otherwise.
+DRIFT_MAX = 1.10
+# A soak shorter than this shows no steady state; a target may say otherwise.
+SOAK_MINUTES_MIN = 30.0
 
 
 class FieldError(UsageError, ValueError):
@@ -44,6 +54,12 @@ class Limits:
         peak_memory_mb_max: highest resident memory of the process that loads and runs the package, in 10^6 bytes.
         package_mb_max: size of the package's files, in 10^6 bytes.
         load_s_max: seconds from the start of loading until the first prompt can be taken.
+        drift_max: factor between the first and the last rounds of a latency measurement, whichever way; beyond it
+            latency is not comparable, and INCOMPLETE. `DRIFT_MAX` marks latency where a target sets none.
+        spread_max: largest distance of one process's latency from the median over process restarts, as a share.
+        soak_rate_ratio_min: token rate in the last five minutes of a soak over that in the first five.
+        soak_minutes_min: a shorter soak is INCOMPLETE; `SOAK_MINUTES_MIN` where a target sets none.
+        memory_growth_max: growth of resident memory in 1,000 requests of a soak, as a share.
 
     Raises:
         FieldError: a figure outside its `BOUNDS`, or a prompt length below one token.
@@ -54,6 +70,11 @@ class Limits:
     peak_memory_mb_max: float | None = None
     package_mb_max: float | None = None
     load_s_max: float | None = None
+    drift_max: float | None = None
+    spread_max: float | None = None
+    soak_rate_ratio_min: float | None = None
+    soak_minutes_min: float | None = None
+    memory_growth_max: float | None = None
 
     def __post_init__(self) -> None:
         _check_bounds(self)

@@ -13,6 +13,7 @@ from targets.errors import UsageError
 from targets.gates import FieldError, Gates, Limits
 from targets.legality import PRECISIONS, check_recipe, precision_of
 from targets.names import choose, nearest, suggestion
+from targets.regression import Regression
 from targets.status import Status
 
 if TYPE_CHECKING:
@@ -131,6 +132,7 @@ class Target:
         requirements: the product's own id of the requirement behind a gate, by the gate's name or a part of it.
         cost: what the device's tokens cost; None where nobody has said what the device costs.
         alternatives: what else could answer, for the report's comparison.
+        regression: how much worse than a baseline a package may be.
 
     Raises:
         FieldError: a scheme without gates, a gate that no measurement would feed, doubled or unusable names.
@@ -149,6 +151,7 @@ class Target:
     requirements: dict[str, str] = field(default_factory=dict)
     cost: Cost | None = None
     alternatives: tuple[Alternative, ...] = ()
+    regression: Regression = field(default_factory=Regression)
 
     def __post_init__(self) -> None:
         _require_name(self.name)
@@ -161,6 +164,11 @@ class Target:
         )
         object.__setattr__(self, "gates", {key: gates.within(self.limits) for key, gates in self.gates.items()})
         self._require_gates()
+
+    @property
+    def gates_spread(self) -> bool:
+        """Some gate judges the spread over process restarts."""
+        return any(gates.spread_max is not None for gates in self.gates.values())
 
     def _require_gates(self) -> None:
         for precision, gates in self.gates.items():
@@ -235,6 +243,7 @@ _PLACES: dict[tuple[str, ...], type] = {
     ("limits",): Limits,
     ("cost",): Cost,
     ("alternatives", "*"): Alternative,
+    ("regression",): Regression,
     ("gates", "*"): Gates,
     ("devices", "*"): Device,
     ("devices", "*", "runtimes", "*"): Runtime,

@@ -20,6 +20,7 @@ from tapeout.manifest import SIGNATURE, differences, read_manifest
 from tapeout.provenance import PROVENANCE
 from tapeout.revalidate import revalidate
 from tapeout.sign import Signer
+from tapeout.soaking import soak_bundle
 from tapeout.store import Store
 from tapeout.verify import Demands, Seal, inspect_bundle
 from targets.errors import IntegrityError, StageFailed, UsageError
@@ -28,6 +29,7 @@ from tests.tiny_build import Heard, bench, request
 from tests.tiny_bundle import new_key
 from tests.tiny_folder import spread_vectors, write_folder
 from validate.report import read_report
+from validate.soak_figures import SoakPlan
 
 NewFolder = Callable[[str], Path]
 SIZES: dict[str, Any] = {
@@ -103,6 +105,10 @@ def test_every_figure_is_there(first: tuple[Build, Heard]) -> None:
             assert all(len(latency.ttft_ms.samples) == 3 for latency in measured.latency)
             assert measured.loading is not None
             assert measured.loading.peak_memory_bytes > 10_000_000
+            assert measured.restarts is not None
+            assert len(measured.restarts.processes) == 3
+            assert measured.conditions is not None
+            assert measured.drift is not None
             assert [each.session for each in measured.placements] == ["model"]
             assert all(list(each.operators) == [each.requested] for each in measured.placements)
             assert all(each.weight_bytes[each.requested] > 10_000 for each in measured.placements)
@@ -239,6 +245,50 @@ def test_a_damaged_entry_is_set_aside_and_made_again(first: tuple[Build, Heard],
     assert warnings
     assert again.report.devices[0].verdict is Verdict.PASS
     assert any((work / "store" / "quarantine").iterdir())
+
+
+def test_a_build_against_itself_is_the_same_and_says_so(first: tuple[Build, Heard], work: Path, source: Path) -> None:
+    asked = dataclasses.replace(request(bench(work), source), baseline=str(first[0].folder))
+    heard = Heard()
+    again = build(asked, Store(work / "store"), work / "against", heard)
+    assert heard.ran == []
+    change = again.report.change
+    assert change is not None
+    assert not change.regressed
+    assert {package.weights for package in change.packages if package.backend != "ryzen-ai"} == {"identical"}
+    for runtime in again.report.devices[0].runtimes:
+        carried = runtime.carried
+        assert carried is not None
+        found = {gate.name: gate.verdict for gate in carried.gates if gate.name.startswith("regression.")}
+        assert found["regression.package_mb"] is Verdict.PASS
+        # Two texts and three rounds are too few to say anything, and nothing is said.
+        assert found["regression.deployed.kl_mean"] is Verdict.INCOMPLETE
+        assert found["regression.ttft_ms.8"] is Verdict.INCOMPLETE
+    assert again.report.verdict is Verdict.INCOMPLETE
+    read_report(again.folder / "report.json")
+
+
+def test_a_soak_is_merged_into_the_report_and_judged(first: tuple[Build, Heard], tmp_path: Path) -> None:
+    bundle = first[0].folder
+    said: list[str] = []
+    plan = SoakPlan(minutes=0.03, prompt_tokens=64, new_tokens=8)
+    report = soak_bundle(bundle, tmp_path / "out", plan, ("cpu",), said.append)
+    assert read_report(tmp_path / "out" / "report.json") == report
+    for runtime, before in zip(report.devices[0].runtimes, first[0].report.devices[0].runtimes, strict=True):
+        carried, earlier = runtime.carried, before.carried
+        assert carried is not None
+        assert earlier is not None
+        soak = carried.measurement.soak
+        assert soak is not None
+        assert soak.requests > 3
+        assert (soak.prompt_tokens, soak.package_digest) == (64, carried.package_digest)
+        assert dataclasses.replace(carried.measurement, soak=None) == earlier.measurement
+        assert (runtime.verdict, runtime.folder, len(runtime.candidates)) == (before.verdict, before.folder, 2)
+        written = json.loads((tmp_path / "out" / "soak" / f"packages-cpu-{runtime.backend}.json").read_text())
+        assert (written["schema_version"], written["requests"]) == (1, soak.requests)
+    assert any("tokens/s at first" in line for line in said)
+    with pytest.raises(UsageError, match="no device 'npuu'"):
+        soak_bundle(bundle, tmp_path / "out", plan, ("npuu",), said.append)
 
 
 def test_a_changed_bundle_is_noticed_and_replaced(first: tuple[Build, Heard], work: Path, source: Path) -> None:

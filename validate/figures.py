@@ -20,8 +20,8 @@ LARGEST_PLAIN = 1e6
 
 UTC = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d(:\d\d(\.\d+)?)?(Z|\+00:00)")
 
-SHARES = frozenset({"top1", "placement", "agreement", "loss", "repetition"})
-RATIOS = frozenset({"perplexity_ratio", "length_ratio"})
+SHARES = frozenset({"top1", "placement", "agreement", "loss", "repetition", "spread", "memory_growth"})
+RATIOS = frozenset({"perplexity_ratio", "length_ratio", "drift", "rate_ratio"})
 
 
 def figure(value: float | None, digits: int = DIGITS) -> str:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from targets.gates import Gates
 from targets.status import Verdict, combine
 from validate.boundaries import largest_kl
+from validate.judge_steadiness import judge_drift, judge_soak, judge_spread, mark_drifted
 from validate.measurement import Fidelity, Placement
 from validate.package_measurement import Measurement
 from validate.report import GateResult
@@ -48,6 +49,8 @@ def judge(
     judged = [judge_bound(bound, bound.bound) for bound in bounds if bound.bound is not None]
     if gates.vehicle_loss_max is not None:
         judged.append(judge_loss(measurement, gates.vehicle_loss_max))
+    judged = mark_drifted(judged, measurement, gates)
+    judged += [*judge_drift(measurement, gates), *judge_spread(measurement, gates), *judge_soak(measurement, gates)]
     return (*judged, judge_parity(measurement), judge_placement(measurement, off_device))
 
 

@@ -1,44 +1,102 @@
-"""Load a package in a process of its own: how long, how much memory.
+"""Load a package in processes of their own: how long, how much memory, and what its first requests take.
 
-`python -m validate.load_probe BACKEND FOLDER SETTINGS PROMPT_TOKENS` prints one JSON line.
+`python -m validate.load_probe BACKEND FOLDER SETTINGS ASKED` prints one JSON line; SETTINGS and ASKED are JSON.
 """
 
+import dataclasses
 import json
 import os
 import resource
+import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from targets.errors import StageFailed, TimedOut
 from validate.measurement import Loading
-from validate.runtime import find_runtime
+from validate.runtime import Generation, Pipeline, find_runtime
+from validate.steadiness import Process, Restarts, spread_of
 
 TIMEOUT_S = 300
 ANSWER_TOKENS = 8
 FIRST_TOKEN_ID = 100  # prompts are made of ordinary ids; what they say does not matter here
 
 
-def measure_loading(backend: str, package: Path, settings: Mapping[str, Any], prompt_tokens: int) -> Loading:
-    """One cold load and one warm one, each in a fresh process; the warm one also answers a prompt.
+@dataclass(frozen=True)
+class Asked:
+    """What one process is asked for after loading.
+
+    Attributes:
+        prompt_tokens: of each timed request.
+        new_tokens: after the first.
+        requests: timed after the first one.
+        longest_prompt: of one more request, for the memory it takes; 0 for none.
+        started: the parent's monotonic clock when it started the process.
+    """
+
+    prompt_tokens: int
+    new_tokens: int
+    requests: int
+    longest_prompt: int = 0
+    started: float = 0.0
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What one process saw, times in seconds."""
+
+    load_s: float
+    start_to_first_token_s: float
+    first_ttft_s: float
+    ttft_s: float
+    tpot_s: float
+    peak_memory_bytes: int
+
+
+def measure_restarts(
+    backend: str, package: Path, settings: Mapping[str, Any], asked: Asked, processes: int
+) -> tuple[Loading, Restarts]:
+    """Load and answer in fresh processes: the first with a cold page cache, the last with the longest prompt too.
 
     Raises:
-        StageFailed: the process dies; the message has the end of what it said.
-        TimedOut: it does not end within `TIMEOUT_S`.
+        StageFailed: a process dies; the message has the end of what it said.
+        TimedOut: one does not end within `TIMEOUT_S`.
     """
     evicted = evict(package)
-    cold = run_probe(backend, package, settings, 0)
-    warm = run_probe(backend, package, settings, prompt_tokens)
-    return Loading(
-        cold_s=cold["load_s"],
-        cold_is_cold=evicted,
-        warm_s=warm["load_s"],
-        peak_memory_bytes=int(warm["peak_memory_bytes"]),
-        prompt_tokens=prompt_tokens,
+    short = dataclasses.replace(asked, longest_prompt=0)
+    count = max(2, processes)
+    seen = [run_probe(backend, package, settings, asked if number == count - 1 else short) for number in range(count)]
+    found = tuple(
+        Process(
+            cold_cache=evicted and number == 0,
+            load_s=each.load_s,
+            start_to_first_token_s=each.start_to_first_token_s,
+            first_ttft_ms=1e3 * each.first_ttft_s,
+            ttft_ms=1e3 * each.ttft_s,
+            tpot_ms=1e3 * each.tpot_s,
+        )
+        for number, each in enumerate(seen)
     )
+    loading = Loading(
+        cold_s=seen[0].load_s,
+        cold_is_cold=evicted,
+        warm_s=statistics.median(each.load_s for each in seen[1:]),
+        peak_memory_bytes=seen[-1].peak_memory_bytes,
+        prompt_tokens=asked.longest_prompt,
+    )
+    restarts = Restarts(
+        prompt_tokens=asked.prompt_tokens,
+        new_tokens=asked.new_tokens,
+        requests=asked.requests,
+        processes=found,
+        ttft_spread=spread_of([each.ttft_ms for each in found]),
+        tpot_spread=spread_of([each.tpot_ms for each in found]),
+    )
+    return loading, restarts
 
 
 def evict(package: Path) -> bool:
@@ -53,8 +111,9 @@ def evict(package: Path) -> bool:
     return True
 
 
-def run_probe(backend: str, package: Path, settings: Mapping[str, Any], prompt_tokens: int) -> dict[str, float]:
+def run_probe(backend: str, package: Path, settings: Mapping[str, Any], asked: Asked) -> Seen:
     """Run this module in a child and read its answer."""
+    asked = dataclasses.replace(asked, started=time.monotonic())
     command = [
         sys.executable,
         "-m",
@@ -62,7 +121,7 @@ def run_probe(backend: str, package: Path, settings: Mapping[str, Any], prompt_t
         backend,
         str(package),
         json.dumps(dict(settings)),
-        str(prompt_tokens),
+        json.dumps(dataclasses.asdict(asked)),
     ]
     try:
         child = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
@@ -73,30 +132,57 @@ def run_probe(backend: str, package: Path, settings: Mapping[str, Any], prompt_t
             f"loading {package.name} in {backend} ended with {child.returncode}: {child.stderr.strip()[-400:]}",
             "build the package again, or report this model",
         )
-    answer: dict[str, float] = json.loads(child.stdout.strip().splitlines()[-1])
-    return answer
+    return Seen(**json.loads(child.stdout.strip().splitlines()[-1]))
 
 
-def probe(backend: str, package: Path, settings: Mapping[str, Any], prompt_tokens: int) -> dict[str, float]:
-    """Load, answer once if a prompt is wanted, and look at the clock and the memory of this process."""
+def load(backend: str, package: Path, settings: Mapping[str, Any]) -> Pipeline:
+    """The package's pipeline.
+
+    Raises:
+        StageFailed: its back end has none, or none here.
+    """
     runtime = find_runtime(backend)
     if runtime is None:
         raise StageFailed(f"back end {backend} has no runtime to load with", "measure a package that has one")
-    start = time.perf_counter()
     pipeline = runtime.pipeline(package, settings)
     if pipeline is None:
         raise StageFailed(f"back end {backend} has no pipeline on this machine", "measure it on the device")
-    loaded = time.perf_counter() - start
-    if prompt_tokens:
-        pipeline.generate([FIRST_TOKEN_ID + index % 100 for index in range(prompt_tokens)], ANSWER_TOKENS, stop=False)
+    return pipeline
+
+
+def probe(backend: str, package: Path, settings: Mapping[str, Any], asked: Asked) -> Seen:
+    """Load, answer, and look at the clock and the memory of this process."""
+    begun = time.monotonic()
+    pipeline = load(backend, package, settings)
+    loaded = time.monotonic()
+    prompt = ordinary_prompt(asked.prompt_tokens)
+    first = pipeline.generate(prompt, asked.new_tokens + 1, stop=False)
+    warm: list[Generation] = [
+        pipeline.generate(prompt, asked.new_tokens + 1, stop=False) for _ in range(asked.requests)
+    ]
+    if asked.longest_prompt:
+        pipeline.generate(ordinary_prompt(asked.longest_prompt), ANSWER_TOKENS, stop=False)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    return {"load_s": loaded, "peak_memory_bytes": peak}
+    return Seen(
+        load_s=loaded - begun,
+        start_to_first_token_s=loaded - asked.started + first.ttft_s,
+        first_ttft_s=first.ttft_s,
+        ttft_s=statistics.median(each.ttft_s for each in warm),
+        tpot_s=statistics.median(statistics.median(each.intervals_s) for each in warm),
+        peak_memory_bytes=peak,
+    )
+
+
+def ordinary_prompt(tokens: int) -> list[int]:
+    """So many ids that every vocabulary has."""
+    return [FIRST_TOKEN_ID + index % 100 for index in range(tokens)]
 
 
 def main(arguments: list[str]) -> None:
     """Print the answer of `probe` as JSON."""
-    backend, package, settings, prompt_tokens = arguments
-    sys.stdout.write(json.dumps(probe(backend, Path(package), json.loads(settings), int(prompt_tokens))) + "\n")
+    backend, package, settings, asked = arguments
+    seen = probe(backend, Path(package), json.loads(settings), Asked(**json.loads(asked)))
+    sys.stdout.write(json.dumps(dataclasses.asdict(seen)) + "\n")
 
 
 if __name__ == "__main__":

@@ -11,16 +11,18 @@ from typing import Any
 from compile.package import Package
 from targets.errors import DeviceMissing, InputRefused
 from targets.probe import probe_host
+from targets.sensors import read_sensors
 from targets.status import Status
 from validate.answers import measure_answers
 from validate.experience import Experience, measure_experience
 from validate.golden import Golden
 from validate.kv_cache import measure_kv_cache
 from validate.latency import LatencyPlan, measure_latency
-from validate.load_probe import measure_loading
+from validate.load_probe import Asked, measure_restarts
 from validate.package_measurement import Measurement
 from validate.runtime import DEPLOYED, WEIGHTS, Runtime, find_runtime
 from validate.stand_in import measure_stand_in
+from validate.steadiness import drift_of, look_around
 from validate.windows import deployed_coverage, measure_fidelity, weights_coverage
 
 Progress = Callable[[int, int], None]
@@ -78,6 +80,7 @@ def measure_package(
     runtime = find_runtime(package.backend)
     (out / "backend").write_text(package.backend + "\n")
     host = {name: jsonable(value) for name, value in dataclasses.asdict(probe_host()).items()}
+    before = read_sensors()
     if runtime is None:
         return Measured(out, Measurement(host=host), now())
     if runtime.evidence is None:
@@ -85,7 +88,8 @@ def measure_package(
     else:
         measurement = measure_stand_in(runtime, package, references.golden, progress)
     threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return Measured(out, dataclasses.replace(measurement, host=host, threads=threads), now())
+    conditions = look_around(probe_host().governor, before)
+    return Measured(out, dataclasses.replace(measurement, host=host, threads=threads, conditions=conditions), now())
 
 
 def measure_device(
@@ -112,15 +116,16 @@ def measure_device(
     report("answers")(1, 1)
     text = [int(token) for tokens, _ in golden.windows() for token in tokens]
     context = int(package.settings.get("context", package.facts.max_positions))
-    latency = measure_latency(pipeline, text, plan_that_fits(plan, context), report("latency"))
+    plan = plan_that_fits(plan, context)
+    latency = measure_latency(pipeline, text, plan, report("latency"))
     felt = None
     if experience is not None:
         session = runtime.session(package.folder, package.settings, DEPLOYED)
         felt = measure_experience(session, pipeline, package, experience, report("experience"))
         del session
     del pipeline
-    longest = max(each.prompt_tokens for each in latency)
-    loading = measure_loading(package.backend, package.folder, package.settings, longest)
+    asked = Asked(plan.restart_prompt, plan.new_tokens, plan.restart_requests, max(plan.prompt_lengths))
+    loading, restarts = measure_restarts(package.backend, package.folder, package.settings, asked, plan.restarts)
     report("loading")(1, 1)
     return dataclasses.replace(
         spoken,
@@ -132,7 +137,8 @@ def measure_device(
         loading=loading,
         placements=runtime.placement(package.folder, package.settings),
         environment=runtime.versions(),
-        drift=latency[0].ttft_ms.samples[-1] / latency[0].ttft_ms.samples[0],
+        drift=drift_of(latency),
+        restarts=restarts,
     )
 
 

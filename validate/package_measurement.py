@@ -7,6 +7,8 @@ from validate.experience import Felt
 from validate.kv_cache import KvCache
 from validate.measurement import Answer, BoundaryGap, DeviceGap, Fidelity, Latency, Loading, Placement
 from validate.parity import TokenizerParity
+from validate.soak_figures import Soak
+from validate.steadiness import Conditions, Restarts
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,10 @@ class Measurement:
         threads: threads the runtime computed with.
         environment: versions of the runtimes, by name.
         host: what this machine was, as `targets.probe.Host` has it.
-        drift: last TTFT over first TTFT at the shortest prompt, 1 being a machine that stayed as it was.
+        drift: TTFT in the later half of the rounds over that in the earlier, 1 being a machine that stayed as it was.
+        conditions: governor, clock, temperature and load around the measurement.
+        restarts: the package in fresh processes: first and later requests apart, and their spread.
+        soak: what it did under load for a long time, where that was asked for.
     """
 
     fidelity: dict[str, Fidelity] = field(default_factory=dict)
@@ -50,3 +55,6 @@ class Measurement:
     environment: dict[str, str] = field(default_factory=dict)
     host: dict[str, object] = field(default_factory=dict)
     drift: float | None = None
+    conditions: Conditions | None = None
+    restarts: Restarts | None = None
+    soak: Soak | None = None

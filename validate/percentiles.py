@@ -1,7 +1,8 @@
 """Percentiles where the samples are enough for them, with a bound that holds whatever the distribution."""
 
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -26,14 +27,17 @@ def shortage(found: Percentile) -> str | None:
     return f"not enough samples for {name_of(found.share)} (n = {found.n}, need {found.needed})"
 
 
-def probability_at_most(over: int, n: int, share: float) -> float:
-    """Probability that at most `over` of `n` independent samples lie above the percentile: a binomial sum."""
+def probabilities(n: int, share: float) -> Iterator[float]:
+    """Probability that exactly 0, 1, ... of `n` independent samples lie above the percentile: the binomial's terms."""
     chance, rest = math.log1p(-share), math.log(share)
-    terms = (
-        math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1) + k * chance + (n - k) * rest
-        for k in range(min(over, n) + 1)
-    )
-    return min(1.0, math.fsum(math.exp(term) for term in terms))
+    for k in range(n + 1):
+        ways = math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
+        yield math.exp(ways + k * chance + (n - k) * rest)
+
+
+def probability_at_most(over: int, n: int, share: float) -> float:
+    """Probability that at most `over` of `n` independent samples lie above the percentile."""
+    return min(1.0, math.fsum(itertools.islice(probabilities(n, share), over + 1)))
 
 
 @lru_cache(maxsize=256)
@@ -60,10 +64,12 @@ def samples_needed(share: float, over: int = OVER, confidence: float = CONFIDENC
 
 def upper_bound(ordered: Sequence[float], share: float) -> float:
     """The smallest sample that is above the percentile with `CONFIDENCE`; `ordered` ascending, enough of them."""
-    over = OVER
-    while samples_needed(share, over + 1) <= len(ordered):
-        over += 1
-    return ordered[len(ordered) - 1 - over]
+    n, total = len(ordered), 0.0
+    for over, probability in enumerate(probabilities(n, share)):
+        total += probability
+        if total > 1 - CONFIDENCE:
+            return ordered[n - over]
+    raise AssertionError
 
 
 def percentiles(blocks: Sequence[Sequence[float]], shares: Sequence[float] = SHARES) -> tuple[Percentile, ...]:

@@ -9,6 +9,7 @@ from typing import Any
 from targets.cost import Alternative, Cost
 from targets.errors import InputRefused
 from targets.status import Status, Verdict
+from validate.change import Change
 from validate.package_measurement import Measurement
 from validate.search_report import PackageDiagnosis, SearchReport, WeightSensitivity
 
@@ -193,6 +194,7 @@ class Report:
         alternatives: what else could answer, as the target's owner says.
         layer_costs: KL when all weights of a layer are quantized and no others, by layer; () where that was not asked.
         diagnoses: the weights that are to blame where every package of a runtime fails for its numbers.
+        change: since a baseline, where one was named.
         tapeout: version of this program.
         created: ISO 8601 time of the newest measurement.
     """
@@ -217,6 +219,7 @@ class Report:
     alternatives: tuple[Alternative, ...] = ()
     layer_costs: tuple[float, ...] = ()
     diagnoses: tuple[PackageDiagnosis, ...] = ()
+    change: Change | None = None
 
 
 def to_json(report: Report) -> str:

@@ -37,14 +37,34 @@ def median_ratio(after: Sequence[float], before: Sequence[float]) -> Ratio:
     return Ratio(float(np.median(after) / np.median(before)), float(low), float(high))
 
 
-def mean_interval(samples: Sequence[float], weights: Sequence[float] | None = None) -> tuple[float, float]:
-    """95 % percentile interval of the mean of independent values, such as one a text; weights above zero."""
-    values = np.asarray(samples, dtype=np.float64)
-    shares = np.ones(len(values)) if weights is None else np.asarray(weights, dtype=np.float64)
+@dataclass(frozen=True)
+class MeanDifference:
+    """A mean of paired differences, with its 95 % interval and the two-sided p-value of its being zero."""
+
+    value: float
+    low: float
+    high: float
+    p_value: float
+
+
+def mean_interval(samples: Sequence[float]) -> tuple[float, float]:
+    """95 % percentile interval of the mean of independent values, such as one a text."""
+    found = mean_difference(samples, [1.0] * len(samples))
+    return found.low, found.high
+
+
+def mean_difference(differences: Sequence[float], weights: Sequence[float]) -> MeanDifference:
+    """The weighted mean of independent differences, resampled; weights above zero.
+
+    The p-value is twice the smaller share of resampled means on one side of zero, never below two in `RESAMPLES`.
+    """
+    values, shares = np.asarray(differences, dtype=np.float64), np.asarray(weights, dtype=np.float64)
     draws = np.random.default_rng(SEED).integers(0, len(values), (RESAMPLES, len(values)))
     means = (values * shares)[draws].sum(axis=1) / shares[draws].sum(axis=1)
     low, high = np.percentile(means, ENDS)
-    return float(low), float(high)
+    side = max(1 / RESAMPLES, min(np.mean(means <= 0), np.mean(means >= 0)))
+    mean = float((values * shares).sum() / shares.sum())
+    return MeanDifference(mean, float(low), float(high), min(1.0, 2 * float(side)))
 
 
 def resampled_medians(samples: Sequence[float], rng: np.random.Generator) -> NDArray[np.float64]:
@@ -77,13 +97,13 @@ def block_intervals(
     resamples = min(resamples, max(LEAST_RESAMPLES, WORK // len(values)))
     rng = np.random.default_rng(SEED)
     step = max(1, CHUNK // len(values))
+    wanted = np.asarray(shares)
     found: list[NDArray[np.float64]] = []
     for start in range(0, resamples, step):
         rows = min(step, resamples - start)
         drawn = rng.integers(0, len(blocks), (rows, len(blocks))) + len(blocks) * np.arange(rows)[:, None]
         counts = np.bincount(drawn.ravel(), minlength=rows * len(blocks)).reshape(rows, len(blocks))
-        weights = counts[:, owner].cumsum(axis=1)
-        places = [(weights < share * weights[:, -1:]).sum(axis=1) for share in shares]
-        found.append(values[np.minimum(places, len(values) - 1)])
-    low, high = np.percentile(np.concatenate(found, axis=1), ENDS, axis=1)
+        weights = counts.astype(np.int32)[:, owner].cumsum(axis=1, dtype=np.int32)
+        found += [values[np.searchsorted(row, wanted * row[-1])] for row in weights]
+    low, high = np.percentile(np.array(found), ENDS, axis=0)
     return BlockIntervals(tuple(zip(low.tolist(), high.tolist(), strict=True)), resamples)

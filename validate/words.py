@@ -54,6 +54,7 @@ GATE_WORDS: dict[str, str] = {
     "runtime_kl_gap": "KL gap between runtimes",
     "length_ratio": "Length of greedy answers, package / float",
     "ttft_ms": "Time to first token",
+    "tpot_ms": "Time per output token",
     "decode_tokens_per_second": "Decode speed",
     "peak_memory_mb": "Peak memory",
     "package_mb": "Package size",
@@ -66,10 +67,17 @@ GATE_WORDS: dict[str, str] = {
     "loss": "Loss of accuracy, 95 % bound",
     "repetition": "Repetition beyond the float model's",
     "placement": "Placement on the device",
+    "drift": "Drift of the machine while it was timed",
+    "spread": "Spread over process restarts",
+    "rate_ratio": "Token rate at the soak's end, last / first",
+    "memory_growth": "Memory growth in 1,000 requests",
 }
 
+# What stands in front of a gate's name and says nothing that its words do not.
+GROUPS = frozenset({"answers", "latency", "soak"})
+
 # What stands in front of a gate's name, where one word does not say it.
-SIDES: dict[str, str] = {"device": "device against this CPU"}
+SIDES: dict[str, str] = {"device": "device against this CPU", "regression": "new over baseline"}
 
 FIELD_WORDS: dict[str, str] = {
     "cores_logical": "Hardware threads",
@@ -167,7 +175,7 @@ def gate_words(name: str) -> str:
     known = next((part for part in parts if part in GATE_WORDS), None)
     if known is None:
         return name[:1].upper() + name[1:].replace("_", " ").replace(".", ", ")
-    parts = [part for part in parts if part not in {known, "answers"}]
+    parts = [part for part in parts if part not in {known, *GROUPS}]
     rest = [f"{part} tokens" if part.isdecimal() else SIDES.get(part, part.replace("_", " ")) for part in parts]
     return ", ".join([GATE_WORDS[known], *rest])
 
