@@ -157,7 +157,7 @@ def test_plots_name_what_they_show() -> None:
     drawn = draw_plots(sample_report())
     names = ["ttft", "first", "tokens", "size", "phases", "placement", "front", "sensitivity"]
     assert [plot.name for plot in drawn if plot.svg] == names
-    assert [plot.name for plot in drawn if plot.svg is None] == ["roofline"]
+    assert [plot.name for plot in drawn if plot.svg is None] == ["roofline", "soak", "change"]
     for plot in drawn:
         if plot.svg is None:
             continue

@@ -6,12 +6,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from validate.change_plots import draw_change
 from validate.fidelity_plots import draw_phases, draw_size
 from validate.latency_plots import draw_first_token, draw_first_token_ecdf, draw_token_times
 from validate.placement_plots import draw_placement
 from validate.plot_style import INCHES, LEGEND_COLUMNS, LEGEND_ROW, STYLE, VARIABLES
 from validate.report import Report
 from validate.search_plots import draw_costs, draw_front
+from validate.soak_plots import draw_soak
 from validate.svg_inline import inline_svg
 
 if TYPE_CHECKING:
@@ -162,5 +164,21 @@ SKETCHES = (
         "conversion",
         "No recipe asked what each weight costs.",
         draw_costs,
+    ),
+    Sketch(
+        "soak",
+        "Constant load",
+        "Token rate over time; below it what the sensors said. A falling line is heat, or a leak.",
+        "soak",
+        "No package ran under constant load.",
+        draw_soak,
+    ),
+    Sketch(
+        "change",
+        "Since the baseline",
+        "Each figure over the baseline's, with its 95 % interval. At 1 nothing changed.",
+        "change",
+        "No figure of the baseline has a ratio to this one's.",
+        draw_change,
     ),
 )

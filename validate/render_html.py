@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from targets.status import Status, Verdict
-from validate import figures, search_words, words
+from validate import figures, render_change, search_words, words
 from validate.comparison import compare, key_figures, key_length
 from validate.felt_words import felt_sentences
 from validate.measurement import Answer
@@ -166,6 +166,10 @@ def _environment() -> "Environment":
         "Status": Status,
         "candidates": candidates,
         "cells": cells,
+        "change_heading": render_change.heading,
+        "change_outcome": render_change.outcome,
+        "change_title": render_change.title,
+        "change_values": render_change.values,
         "compare": compare,
         "data_digest": data_digest,
         "diagnosis_sentences": diagnosis_sentences,

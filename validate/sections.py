@@ -103,9 +103,9 @@ SECTIONS = (
         "soak",
         "Thermal soak",
         _without(
-            lambda _: False,
-            "No package ran under constant load for 30 minutes.",
-            "Run the product's own soak test on the board; this report holds short runs only.",
+            _any(lambda item: item.measurement.soak),
+            "No package was kept under constant load.",
+            "Run `tapeout soak BUNDLE` on the device: 30 minutes for each package.",
         ),
     ),
     Section(
@@ -117,9 +117,9 @@ SECTIONS = (
         "energy",
         "Energy",
         _without(
-            lambda _: False,
+            _any(lambda item: item.measurement.soak is not None and item.measurement.soak.joules is not None),
             "No energy sensor was read.",
-            "Measure at the supply of the board, with idle power subtracted.",
+            "Run `tapeout soak BUNDLE` where the system lets its energy counter be read, or measure at the supply.",
         ),
     ),
     Section(
@@ -145,7 +145,11 @@ SECTIONS = (
     Section(
         "change",
         "Change since the last release",
-        _without(lambda _: False, "No earlier release was given to compare with.", "Keep this report as the baseline."),
+        _without(
+            lambda report: report.change,
+            "No earlier release was given to compare with.",
+            "Build with `--baseline BUNDLE`, or compare two bundles with `tapeout diff`.",
+        ),
     ),
     Section("data", "Raw data and recomputation", _never),
     Section("approvals", "Approvals", _never),

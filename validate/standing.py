@@ -108,7 +108,7 @@ def notes(report: Report) -> tuple[str, ...]:
 def _ours(report: Report, device: DeviceReport, candidate: Candidate) -> Standing:
     first, speed = time_to_first_token(candidate, LONG_PROMPT), decode_speed(candidate, key_length(report))
     deployed = candidate.measurement.fidelity.get("deployed") or candidate.measurement.fidelity.get("weights")
-    parameters = report.model.get("parameters")
+    parameters, soak = report.model.get("parameters"), candidate.measurement.soak
     return Standing(
         name=f"{report.model.get('name', 'model')}, {candidate.scheme}",
         where=f"{words.device_name(device)}, {words.runtime_name(candidate.backend)}",
@@ -117,7 +117,7 @@ def _ours(report: Report, device: DeviceReport, candidate: Candidate) -> Standin
         score=NOT_MEASURED if deployed is None else f"{percent(deployed.top1)} %",
         first_token=NOT_MEASURED if first is None else figure(first.value),
         speed=NOT_MEASURED if speed is None else figure(speed.value),
-        energy=NOT_MEASURED,
+        energy=NOT_MEASURED if soak is None else figure(soak.joules_per_token),
         cost=_cost(report, None if speed is None else speed.value),
         source="this report",
         ours=True,
