@@ -3,14 +3,13 @@
 from dataclasses import replace
 
 from targets.sensors import SensorReading
-from validate.change import Change, Delta, PackageChange
-from validate.soak_figures import SCHEMA_VERSION, Slice, Soak
-from validate.steadiness import Conditions
-
 from targets.status import Verdict
 from tests.sample_report import sample_report
+from validate.change import Change, Delta, PackageChange
 from validate.report import Report
 from validate.significance import Outcome
+from validate.soak_figures import SCHEMA_VERSION, Slice, Soak
+from validate.steadiness import Conditions
 
 
 def soak(rate: float) -> Soak:
