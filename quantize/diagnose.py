@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 
 from export.hub import OnnxModel
 from quantize.folds import READ, folded, read_factors
-from quantize.hub_weights import find_weights, quantized_weights
 from quantize.quantizer import QuantizedModel
 from quantize.traced_hub import TracedHub
 
@@ -117,6 +116,8 @@ def diagnose(
         progress: called with (steps done, steps in all).
     """
     import onnx_ir as ir
+
+    from quantize.hub_weights import find_weights, quantized_weights
 
     model = ir.load(hub.graph)
     factors = read_factors(quantized.folder)

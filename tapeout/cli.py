@@ -68,6 +68,8 @@ add_commands()
 def run() -> None:
     """Run the command line and end the process with the documented exit code."""
     signal.signal(signal.SIGTERM, terminate)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # ignored in a background job: leave it so
+        signal.signal(signal.SIGINT, interrupt)
     code = 0
     try:
         code = main.main(standalone_mode=False)
@@ -100,6 +102,12 @@ def explain(error: BaseException) -> tuple[str, str, int]:
 def terminate(_: int, __: Any) -> None:
     """End on SIGTERM the way Ctrl-C ends: children stopped, scratch folders removed."""
     raise Terminated
+
+
+def interrupt(_: int, __: Any) -> None:
+    """End on the first Ctrl-C; one that follows must not cut short what stops children and removes scratch folders."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
 def stop(what: str, advice: str, code: int) -> None:
