@@ -18,7 +18,7 @@ class BackendEntry:
         tools: distributions whose version can change the package.
         probe: a module and a function of `compile` that says which compiler this machine has, or None.
         options: a module of `compile` whose `check_options` refuses options and recipes before any work, and whose
-            `needs_ranges` says whether options ask for calibrated activation ranges; None where there is none.
+            `needs` names what options ask for beside the quantized hub; None where there is none.
     """
 
     module: str
@@ -36,9 +36,9 @@ class BackendEntry:
         if self.options is not None:
             import_module(f"compile.{self.options}").check_options(options, recipe)
 
-    def needs_ranges(self, options: Mapping[str, str | int]) -> bool:
-        """Whether these options ask for calibrated activation ranges."""
-        return self.options is not None and bool(import_module(f"compile.{self.options}").needs_ranges(options))
+    def needs(self, options: Mapping[str, str | int]) -> tuple[str, ...]:
+        """What these options ask for beside the quantized hub, by the names of `compile_package`'s arguments."""
+        return () if self.options is None else tuple(import_module(f"compile.{self.options}").needs(options))
 
     def compiler(self) -> dict[str, str]:
         """What this machine would compile with, where that is not a distribution; {} where it is."""
@@ -67,7 +67,13 @@ BACKENDS: dict[str, BackendEntry] = {
     "qnn": BackendEntry(
         "qnn_backend", "QnnBackend", ("onnx-ir", "onnxruntime", "onnxruntime-qnn"), options="qnn_options"
     ),
-    "ryzen-ai": BackendEntry("ryzen_ai_backend", "RyzenAiBackend", ("nncf", "onnx-ir", "onnxruntime", "safetensors")),
+    "ryzen-ai": BackendEntry(
+        "ryzen_ai_backend",
+        "RyzenAiBackend",
+        ("nncf", "onnx-ir", "onnxruntime", "safetensors"),
+        ("quark_load", "quark_pins"),
+        options="ryzen_ai_options",
+    ),
 }
 
 

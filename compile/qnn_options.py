@@ -104,6 +104,11 @@ def needs_ranges(options: Mapping[str, str | int]) -> bool:
     return options.get("activations") == UINT16
 
 
+def needs(options: Mapping[str, str | int]) -> tuple[str, ...]:
+    """Inputs of the package beside the quantized hub."""
+    return ("ranges",) if needs_ranges(options) else ()
+
+
 def whole(options: Mapping[str, str | int], name: str, default: int | None, largest: int) -> int:
     """A positive whole number among the options.
 

@@ -29,6 +29,11 @@ def describe_quark() -> Available | Missing:
     )
 
 
+def quark_pins() -> str:
+    """What AMD Quark's environment is made of, which decides the numbers that its AWQ chooses."""
+    return ENVIRONMENT.key
+
+
 def check_with_quark(folder: Path, checkpoint: Checkpoint, scratch: Path) -> int:
     """Let Quark load the checkpoint in `folder` and dequantize it; the number of weights on which it agrees.
 

@@ -5,8 +5,7 @@ AMD's generator is in no public package and runs on Windows only, so that this p
 
 import json
 import shutil
-import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,23 +17,15 @@ from compile.onnxruntime_backend import (
     package_weights,
 )
 from compile.onnxruntime_tokenizer import write_split_tokenizer
-from compile.package import Package, check_same_weights, folder_bytes, refuse_options
-from compile.quark_checkpoint import (
-    CONFIG,
-    EMBEDDING,
-    HEAD,
-    QUARK,
-    Checkpoint,
-    collect,
-    read_checkpoint,
-    write_checkpoint,
-)
+from compile.package import Package, folder_bytes
+from compile.quark_checkpoint import QUARK, Checkpoint
+from compile.ryzen_ai_options import AWQ, CHOSEN_BY, check_options, quark_option
 from export.digest import digest_file
 from export.hub import GRAPH, WEIGHTS, copy_side_files
-from export.strict_json import parse_object
+from export.model import Model
+from quantize.calibration import Calibration
 from quantize.quantizer import QuantizedModel
 from targets.errors import StageFailed
-from targets.names import choose
 from targets.status import Status
 
 if TYPE_CHECKING:
@@ -51,23 +42,13 @@ GENAI = "0.14.0"
 DRIVER = "32.0.203.280"
 XDNA2, XDNA1 = "1022:17F0", "1022:1502"
 
+NEXT_STEP = (
+    f"Run {SCRIPT} in the package on Windows with Ryzen AI {RELEASE} and an XDNA2 NPU: it checks release and driver,"
+    " runs AMD's model_generate, and validates the bundle"
+)
+
 # Its recipes for models that run on the NPU alone, and the longest context each takes.
 RECIPES = {"full_fusion": 4096, "token_fusion": 16384, "basic": 4096, "eager": 4096}
-
-
-def load_with_quark(folder: Path, checkpoint: Checkpoint) -> dict[str, int]:
-    """How many weights AMD Quark reads from the checkpoint as we do, as a check of the package."""
-    from compile.quark_load import check_with_quark
-
-    with tempfile.TemporaryDirectory() as scratch:
-        return {"weights_read_by_quark": check_with_quark(folder, checkpoint, Path(scratch))}
-
-
-# Values of the option `quark`.
-QUARK_CHECKS: dict[str, Callable[[Path, Checkpoint], dict[str, int]]] = {
-    "none": lambda folder, checkpoint: {},
-    "load": load_with_quark,
-}
 
 
 class RyzenAiBackend:
@@ -79,39 +60,48 @@ class RyzenAiBackend:
         """Versions of the graph library, of the runtime whose kernels the graph names, and of what rounds the head."""
         return {tool: version(tool) for tool in ("onnx-ir", "onnxruntime", "nncf", "safetensors")}
 
-    def compile_package(self, quantized: QuantizedModel, options: Mapping[str, str | int], out: Path) -> Package:
+    def compile_package(
+        self,
+        quantized: QuantizedModel,
+        options: Mapping[str, str | int],
+        out: Path,
+        model: Model | None = None,
+        calibration: Calibration | None = None,
+    ) -> Package:
         """Write the checkpoint to `quark/`, the ONNX Runtime GenAI model to `oga/`, and the script that goes on.
 
         With the option `quark = "load"`, AMD Quark itself loads the checkpoint, in an environment of its own that takes
-        minutes and 2 GB to install once, and has to dequantize it to the same numbers.
+        minutes and 2 GB to install once, and has to dequantize it to the same numbers. With `quark = "awq"` the numbers
+        are Quark's own: of `quantized` only the scheme and the graph remain, and `model` and `calibration` are needed.
 
         Raises:
-            UsageError: an unknown option, or another value of it.
+            UsageError: an unknown option, another value of it, or a recipe that Quark's AWQ does not follow.
             DeviceMissing: Quark is asked for and cannot be installed.
-            StageFailed: a weight is not of 4 bits in groups, or it changed on the way into the checkpoint or the graph.
+            TimedOut: Quark did not end.
+            StageFailed: a weight is not of 4 bits in groups, it changed on the way into the checkpoint or the graph, or
+                Quark failed.
         """
         import onnx_ir as ir
 
+        from compile.ryzen_ai_checkpoint import quark_inputs, write_ours, write_theirs
         from compile.ryzen_ai_head import HEAD_SCHEME, round_head
 
-        refuse_options(options, ("quark",), self.name)
-        check = choose(str(options.get("quark", "none")), QUARK_CHECKS, "value of the option quark")
+        check_options(options, quantized.recipe or quantized.scheme)
+        asked = quark_option(options)
         (out / CHECKPOINT).mkdir()
         (out / OGA).mkdir()
-        copy_side_files(quantized.folder, out)
+        for folder in (out, out / CHECKPOINT):
+            copy_side_files(quantized.folder, folder)
         hub = ir.load(quantized.graph)
         round_head(hub)
-        copy_side_files(quantized.folder, out / CHECKPOINT)
-        config = parse_object((quantized.folder / CONFIG).read_bytes(), str(quantized.folder / CONFIG))
-        made = collect(hub, {**config, "tie_word_embeddings": False})
-        write_checkpoint(made, {**config, "tie_word_embeddings": False}, out / CHECKPOINT)
-        checkpoint = read_checkpoint(out / CHECKPOINT)
-        digest = check_same_weights(quantized, checkpoint_weights(checkpoint, quantized), self.name)
+        if asked == AWQ:
+            written = write_theirs(hub, quantized, quark_inputs(model, calibration), out / CHECKPOINT)
+        else:
+            written = write_ours(hub, quantized, out / CHECKPOINT, asked)
         packed, checks = write_oga(hub, quantized, out / OGA)
-        check_same_graph(checkpoint, ir.load(out / OGA / GRAPH), packed)
-        checks |= check(out / CHECKPOINT, checkpoint)
+        check_same_graph(written.checkpoint, ir.load(out / OGA / GRAPH), packed)
         context = min(quantized.facts.max_positions, RECIPES["full_fusion"])
-        requires = requirements(out)
+        requires = requirements(out, written.chosen_by)
         write_manifest(out, requires, packed, context, HEAD_SCHEME)
         shutil.copyfile(Path(__file__).with_name(TEMPLATE), out / SCRIPT)
         return Package(
@@ -119,41 +109,14 @@ class RyzenAiBackend:
             facts=quantized.facts,
             backend=self.name,
             scheme=quantized.scheme,
-            weights_digest=digest,
-            checks=checks | {"checkpoint_uint4_weights": len(checkpoint.packed)},
+            weights_digest=written.weights_digest,
+            checks=checks | written.checks,
             settings={"accuracy_level": ACCURACY_LEVEL},
             package_bytes=folder_bytes(out),
             evidence=(Status.PREPARED,),
-            next_step=(
-                f"Run {SCRIPT} in the package on Windows with Ryzen AI {RELEASE} and an XDNA2 NPU: it checks release"
-                " and driver, runs AMD's model_generate, and validates the bundle"
-            ),
+            next_step=NEXT_STEP,
             requires=requires,
         )
-
-
-def checkpoint_weights(checkpoint: Checkpoint, quantized: QuantizedModel) -> dict[str, str]:
-    """Digest of every quantized weight, as far as a checkpoint's files bear it out.
-
-    The embedding table stands there as floats: it is the one that was quantized when every float is the product of a
-    code and its scale. The head stands there in 4 bits: it is the one when rounding it again gives those.
-    """
-    import numpy as np
-    import onnx_ir as ir
-
-    from compile.ryzen_ai_head import rounded
-    from quantize.hub_weights import quantized_weights
-
-    hub = {name: weight for name, _, weight in quantized_weights(ir.load(quantized.graph))}
-    found = {name: weight.digest() for name, weight in checkpoint.packed.items() if name != HEAD}
-    table, head = hub.get(EMBEDDING), hub.get(HEAD, hub.get(EMBEDDING))
-    if table is not None and np.array_equal(checkpoint.floats[EMBEDDING], table.dequantize()):
-        found[EMBEDDING] = table.digest()
-    if head is None or rounded(head).digest() != checkpoint.packed[HEAD].digest():
-        found.pop(EMBEDDING, None)
-    elif HEAD in hub:
-        found[HEAD] = head.digest()
-    return found
 
 
 def write_oga(hub: "ir.Model", quantized: QuantizedModel, out: Path) -> tuple[dict[str, list[tuple[str, int]]], Any]:
@@ -171,20 +134,23 @@ def write_oga(hub: "ir.Model", quantized: QuantizedModel, out: Path) -> tuple[di
 
 
 def check_same_graph(checkpoint: Checkpoint, graph: "ir.Model", packed: Mapping[str, list[tuple[str, int]]]) -> None:
-    """Hold every 4-bit weight of the graph against the checkpoint, the head among them.
+    """Hold every 4-bit weight of the graph against the checkpoint, the head among them, and every vector.
 
     Raises:
         StageFailed: one differs.
     """
+    from compile.ryzen_ai_adopt import check_same_floats
+
+    check_same_floats(checkpoint, graph)
     found = package_weights(graph, packed)
     for name, weight in checkpoint.packed.items():
         if found.get(name) != weight.digest():
             raise StageFailed(f"ryzen-ai package: {name} differs between checkpoint and graph", "report this model")
 
 
-def requirements(folder: Path) -> dict[str, str]:
-    """What the package is tied to on the device."""
-    return {
+def requirements(folder: Path, chosen_by: str | None) -> dict[str, str]:
+    """What the package is tied to on the device, and who chose its weights where that was not the stage `quantize`."""
+    return ({CHOSEN_BY: chosen_by} if chosen_by else {}) | {
         "ryzen_ai": RELEASE,
         "onnxruntime_genai": GENAI,
         "npu_driver_min": DRIVER,
@@ -201,6 +167,8 @@ def write_manifest(
     folder: Path, requires: Mapping[str, str], packed: Mapping[str, Any], context: int, head_scheme: str
 ) -> None:
     """Write what the script on the device and the validation read."""
+    chosen_by = requires.get(CHOSEN_BY)
+    weights = {"weights": f"another release may choose others: {chosen_by}"} if chosen_by else {}
     content = {
         "requires": dict(requires),
         "model_generate": {
@@ -215,6 +183,7 @@ def write_manifest(
             "generated": "what model_generate writes runs with this Ryzen AI release and its drivers only",
             "quark": "holds for any release that reads Quark uint4 checkpoints",
             "oga": "holds for any ONNX Runtime GenAI that has MatMulNBits and GroupQueryAttention",
+            **weights,
         },
         "oga_weights": {node: [list(part) for part in parts] for node, parts in packed.items()},
     }

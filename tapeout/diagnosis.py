@@ -44,9 +44,12 @@ def diagnose_devices(
 
 def failing(devices: Sequence[DeviceReport]) -> Iterator[tuple[str, str, Candidate]]:
     """(device, back end, candidate with the least KL) of every runtime whose candidates all fail on fidelity."""
+    from compile.ryzen_ai_options import CHOSEN_BY
+
     for device in devices:
         for runtime in device.runtimes:
-            known = [candidate for candidate in runtime.candidates if "weights" in candidate.measurement.fidelity]
+            known = [each for each in runtime.candidates if "weights" in each.measurement.fidelity]
+            known = [each for each in known if CHOSEN_BY not in each.requires]  # not the weights of `quantize`
             if known and all(fails_on_fidelity(candidate) for candidate in runtime.candidates):
                 nearest = min(known, key=lambda candidate: candidate.measurement.fidelity["weights"].kl_mean)
                 yield device.name, runtime.backend, nearest

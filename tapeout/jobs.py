@@ -205,7 +205,7 @@ def candidates(request: Request, plan: Plan) -> Iterator[CandidateJobs]:
             for recipe in wanted_recipes(request, device, runtime):
                 quantize = quantized.setdefault(recipe, quantize_job(recipe, plan))
                 limits = ranges.setdefault(recipe, ranges_job(recipe, quantize, plan))
-                package = compile_job(recipe, runtime, quantize, limits)
+                package = compile_job(recipe, runtime, {"quantized": quantize, "ranges": limits}, plan)
                 options = json.dumps(package.parameters["options"], sort_keys=True)
                 package = compiled.setdefault((recipe, runtime.backend, options), package)
                 measure = measure_job(request, device, runtime, package, plan)
@@ -260,8 +260,8 @@ def ranges_job(recipe: str, quantize: Job, plan: Plan) -> Job:
     return Job("ranges", recipe, inputs={"quantized": quantize, "calibration": plan.calibration})
 
 
-def compile_job(recipe: str, runtime: Runtime, quantize: Job, ranges: Job) -> Job:
-    """The job that makes one runtime's package; its options tell apart the generations of a device.
+def compile_job(recipe: str, runtime: Runtime, made: Mapping[str, Job], plan: Plan) -> Job:
+    """The job that makes one runtime's package of `made`; its options tell apart the generations of a device.
 
     Raises:
         UsageError: no such back end, or one that refuses the options or the recipe: before any work.
@@ -269,9 +269,8 @@ def compile_job(recipe: str, runtime: Runtime, quantize: Job, ranges: Job) -> Jo
     entry = find_entry(runtime.backend)
     entry.check(runtime.options, recipe)
     label = " ".join((recipe, runtime.backend, *map(str, runtime.options.values())))
-    inputs = {"quantized": quantize}
-    if entry.needs_ranges(runtime.options):
-        inputs["ranges"] = ranges
+    offered = {**made, "model": plan.model, "calibration": plan.calibration}
+    inputs = {name: offered[name] for name in ("quantized", *entry.needs(runtime.options))}
     return Job("compile", label, {"backend": runtime.backend, "options": dict(runtime.options)}, inputs)
 
 

@@ -4,7 +4,7 @@
       |           |              |
       |           +--> quantize --> compile --> measure
       |                  |    |
-      +--> calibrate ----+    |     the float model's own text, for recipes that look at more than the weights
+      +--> calibrate ----+    |     the float model's own text, for what looks at more than the weights
               |               |
               +--> ranges ----+     what linear layers read and give, for devices with integer activations
               |               |
@@ -181,7 +181,7 @@ def compile_stage(call: Call) -> Any:
     from compile.backends import find_backend
 
     backend: Any = find_backend(call.parameters["backend"])
-    more = {"ranges": call.inputs["ranges"]} if "ranges" in call.inputs else {}
+    more = {name: value for name, value in call.inputs.items() if name != "quantized"}
     return backend.compile_package(call.inputs["quantized"], call.parameters["options"], call.out, **more)
 
 
@@ -275,6 +275,7 @@ STAGES = (
         "compile.package:Package",
         (),
         {**OFFLINE, "USE_TORCH": "0"},  # of transformers only the tokenizer is used; torch would take 4 s to import
+        timeout_s=4 * 3600,  # AMD Quark's AWQ; every other compiler has a shorter limit of its own
         part=compile_part,
     ),
     Stage("screen", screen_stage, "validate.screen", "validate.screen:Screened", (), part=measure_part),

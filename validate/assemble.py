@@ -139,7 +139,9 @@ def judge_built(
     built: Built, gates: Gates, others: Sequence[Built], off_device: Sequence[str]
 ) -> tuple[GateResult, ...]:
     """Hold one package against its gates, and against the same weights in the device's other runtime."""
-    same = [each for each in others if each.scheme == built.scheme and each.backend != built.backend]
+    ours = built.package.weights_digest
+    same = [each for each in others if each.backend != built.backend and each.package.weights_digest == ours]
+    same = [each for each in same if each.scheme == built.scheme]
     kl = [each.measurement.fidelity["weights"].kl_mean for each in same if "weights" in each.measurement.fidelity]
     return judge(built.measurement, built.package.package_bytes, gates, kl[0] if kl else None, off_device)
 
