@@ -15,7 +15,7 @@ from targets.legality import check, parse_scheme
 from targets.status import Status
 from targets.target import DATA, SCHEMA, Target, list_targets, load_target, parse_target
 
-SHIPPED = ("core-ultra", "cpu", "null", "ryzen", "snapdragon-x", "snapdragon-x2")
+SHIPPED = ("core-ultra", "cpu", "null", "ryzen", "ryzen-cockpit", "snapdragon-x", "snapdragon-x2")
 RYZEN: dict[str, Any] = tomllib.loads((DATA / "ryzen.toml").read_text())
 
 
