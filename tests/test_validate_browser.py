@@ -146,3 +146,19 @@ def test_paper_shows_what_decides(chromium: Browser, pages: dict[str, Path]) -> 
     chromium.open(pages["sample"], *WIDE)
     paper = chromium.pdf()
     assert 4 < len(re.findall(rb"/Type\s*/Page\b", paper)) < 40
+
+
+PAPER = 688  # CSS pixels between the margins of A4
+TOO_WIDE = """[...document.querySelectorAll(".scroll")]
+  .filter((box) => box.checkVisibility() && box.scrollWidth > box.clientWidth + 1)
+  .map((box) => box.querySelector("caption").textContent)"""
+
+
+def test_no_table_runs_over_the_edge_of_the_paper(chromium: Browser, pages: dict[str, Path]) -> None:
+    chromium.open(pages["sample"], PAPER, 900)
+    chromium.call("Emulation.setEmulatedMedia", media="print")
+    try:
+        chromium.evaluate("document.querySelectorAll('details.print').forEach(part => part.open = true)")
+        assert chromium.evaluate(TOO_WIDE) == []
+    finally:
+        chromium.call("Emulation.setEmulatedMedia", media="")

@@ -10,6 +10,7 @@ from tests.sample_report import sample_report
 from validate.choices import Choices
 from validate.experience import Felt
 from validate.felt_words import felt_sentences
+from validate.figures import count
 from validate.judge import judge, judge_loss
 from validate.kv_cache import CachePrecision, KvCache
 from validate.package_measurement import Measurement
@@ -105,13 +106,20 @@ def test_every_format_says_n_what_is_needed_and_what_the_cache_saves() -> None:
     needed = report.devices[0].runtimes[0].candidates[1].measurement.felt
     assert needed is not None
     assert needed.ranking is not None
-    html, plain = render_html(report), "\n".join(plain_lines(report))
-    for text in (html, plain, render_markdown(report).replace("\\", "")):
+    paired = needed.ranking.paired
+    for text in ("\n".join(plain_lines(report)), render_markdown(report).replace("\\", "")):
         assert "ranking 96 of 333 requests" in text
-        assert f"needs n = {needed.ranking.paired.needed} and has n = 96" in text
+        assert f"needs n = {paired.needed} and has n = 96" in text
         assert "Multiple choice, 40 questions" in text
         assert "KV cache in u8: 600 bytes per token, 43.8 % less than the 1000 of 16 bits" in text
         assert "512 positions beyond 1024 tokens" in text
+    page = render_html(report)
+    for figure in (
+        "ranking 96 of 333 requests",
+        f"n = 96, needs {count(paired.needed)}",
+        "Multiple choice, 40 questions",
+    ):
+        assert figure in page
 
 
 def test_a_cache_that_saves_nothing_says_so() -> None:

@@ -1,6 +1,7 @@
 """What users feel, in sentences: the suites, the user's questions, stability, the tokenizer and the KV cache."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from validate.figures import figure
 from validate.kv_cache import KvCache
@@ -8,28 +9,30 @@ from validate.package_measurement import Measurement
 from validate.paired import Paired
 from validate.parity import TokenizerParity
 from validate.stability import Stability
+from validate.vehicle_guided import GuidedCalls
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Right and wrong answers of a package and the float model to the same items.
+
+    Attributes:
+        name: what was asked, and how much of it.
+        paired: the statistics.
+        agreement: share of items that both answer alike, right or wrong.
+    """
+
+    name: str
+    paired: Paired
+    agreement: float
 
 
 def felt_sentences(measurement: Measurement) -> list[str]:
     """What was measured of a package beside divergence and speed, and how much of it was asked."""
+    said = [paired_sentence(each.name, each.paired, each.agreement) for each in compared(measurement)]
     felt = measurement.felt
-    said = []
-    if felt is not None and felt.ranking is not None:
-        ranked = felt.ranking
-        asked = f"{ranked.requests} of {ranked.of} requests"
-        said.append(paired_sentence(f"In-vehicle suite, ranking {asked}", ranked.paired, ranked.agreement))
-    if felt is not None and felt.calls is not None:
-        name = f"In-vehicle suite, {felt.calls.requests} calls written as constrained JSON"
-        said.append(paired_sentence(name, felt.calls.paired, felt.calls.agreement))
-        said.append(paired_sentence(f"{name}, the tool alone", felt.calls.paired_tool, felt.calls.tool_agreement))
     if felt is not None and felt.guided is not None:
-        said.append(
-            f"The runtime's own structured output: {percent(felt.guided.valid)} of {felt.guided.requests}"
-            " are valid calls."
-        )
-    if felt is not None and felt.choices is not None:
-        name = f"Multiple choice, {felt.choices.items} questions"
-        said.append(paired_sentence(name, felt.choices.paired, felt.choices.agreement))
+        said.append(guided_sentence(felt.guided))
     if felt is not None and felt.stability is not None:
         said.append(stability_sentence(felt.stability))
     if measurement.parity is not None:
@@ -37,6 +40,29 @@ def felt_sentences(measurement: Measurement) -> list[str]:
     if measurement.kv_cache is not None:
         said.extend(cache_sentences(measurement.kv_cache))
     return said
+
+
+def compared(measurement: Measurement) -> list[Compared]:
+    """Everything that was answered by both."""
+    felt = measurement.felt
+    found = []
+    if felt is not None and felt.ranking is not None:
+        ranked = felt.ranking
+        asked = f"In-vehicle suite, ranking {ranked.requests} of {ranked.of} requests"
+        found.append(Compared(asked, ranked.paired, ranked.agreement))
+    if felt is not None and felt.calls is not None:
+        name = f"In-vehicle suite, {felt.calls.requests} calls written as constrained JSON"
+        found.append(Compared(name, felt.calls.paired, felt.calls.agreement))
+        found.append(Compared(f"{name}, the tool alone", felt.calls.paired_tool, felt.calls.tool_agreement))
+    if felt is not None and felt.choices is not None:
+        choices = felt.choices
+        found.append(Compared(f"Multiple choice, {choices.items} questions", choices.paired, choices.agreement))
+    return found
+
+
+def guided_sentence(found: GuidedCalls) -> str:
+    """What came of the runtime's own structured output."""
+    return f"The runtime's own structured output: {percent(found.valid)} of {found.requests} are valid calls."
 
 
 def paired_sentence(name: str, found: Paired, agreement: float) -> str:

@@ -9,9 +9,11 @@ from validate.felt_words import felt_sentences
 from validate.figures import moment
 from validate.report import Report
 from validate.safe_text import clean_line
+from validate.seal_words import BESIDE, CHECKS
 from validate.search_report import diagnosis_sentences
 from validate.sections import gaps
 from validate.standing import HEADS, cells, notes, standings
+from validate.timing_words import steadiness_sentences
 
 # A sentence of a vendor's tool may be a whole log.
 LONGEST_TEXT = 600
@@ -137,7 +139,6 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[str]], numbers: Iterable
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-# Heading and part, in the order a reader needs them; a part without text is left out.
 def diagnoses(report: Report) -> str:
     """Which weights are to blame where every package of a runtime fails for its numbers."""
     return "\n".join(f"* {escape(text)}" for found in report.diagnoses for text in diagnosis_sentences(found))
@@ -154,6 +155,25 @@ def felt(report: Report) -> str:
     )
 
 
+def steadiness(report: Report) -> str:
+    """How slow the slow ones are, and whether the times can be relied on, of the packages that decide."""
+    return "\n".join(
+        f"* {escape(words.package_name(device, item))}: {escape(sentence)}"
+        for device in report.devices
+        for runtime in device.runtimes
+        for item in words.deciding(runtime)
+        for sentence in steadiness_sentences(item)
+    )
+
+
+def seal(_: Report) -> str:
+    """How to tell that the bundle is the one that was built: the report cannot know."""
+    commands = "\n".join(f"* `{command}`: {escape(meaning)}" for command, meaning in CHECKS.items())
+    files = ", ".join(f"`{name}` ({what.lower()})" for name, (what, _holds) in BESIDE.items())
+    return f"{commands}\n\nBeside this report: {files}."
+
+
+# Heading and part, in the order a reader needs them; a part without text is left out.
 PARTS: tuple[tuple[str, Callable[[Report], str]], ...] = (
     ("Devices", devices),
     ("Next steps", next_steps),
@@ -162,5 +182,7 @@ PARTS: tuple[tuple[str, Callable[[Report], str]], ...] = (
     ("Gates that did not pass", open_gates),
     ("Weights to blame", diagnoses),
     ("What users feel", felt),
+    ("How steady the times are", steadiness),
     ("Not measured", open_sections),
+    ("Check the bundle", seal),
 )

@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from targets.status import Status, Verdict
-from validate import figures, render_change, search_words, words
+from validate import figures, host_words, render_change, seal_words, search_words, timing_words, words
 from validate.comparison import compare, key_figures, key_length
-from validate.felt_words import felt_sentences
+from validate.felt_words import compared, guided_sentence
 from validate.measurement import Answer
 from validate.plots import draw_plots, plots_available
 from validate.report import Report
@@ -95,25 +95,6 @@ def facts(
     return pairs
 
 
-def hosts(report: Report) -> list[tuple[dict[str, object], dict[str, dict[str, str]]]]:
-    """Each machine once, with the packages that were measured on it and the versions they ran with.
-
-    Temperature changes from one measurement to the next and stands beside each.
-    """
-    found: list[tuple[dict[str, object], dict[str, dict[str, str]]]] = []
-    for device in report.devices:
-        for runtime in device.runtimes:
-            for candidate in runtime.candidates:
-                measured = candidate.measurement
-                host = {name: value for name, value in measured.host.items() if name != "temperature_c"}
-                packages = next((packages for known, packages in found if known == host), None)
-                if packages is None and host:
-                    found.append((host, packages := {}))
-                if packages is not None:
-                    packages[words.package_name(device, candidate)] = measured.environment
-    return found
-
-
 def side_by_side(answer: Answer) -> tuple[str, str, str]:
     """What both answers start with, and how each goes on from the word in which they part."""
     reference, text = clean(answer.reference), clean(answer.text)
@@ -174,16 +155,19 @@ def _environment() -> "Environment":
         "data_digest": data_digest,
         "diagnosis_sentences": diagnosis_sentences,
         "facts": facts,
-        "felt_sentences": felt_sentences,
+        "compared": compared,
+        "guided_sentence": guided_sentence,
         "figures": figures,
         "gaps": gaps,
-        "hosts": hosts,
+        "host_words": host_words,
         "key_figures": key_figures,
         "key_length": key_length,
         "notes": notes,
         "orphans": orphans,
         "requirement_of": requirement_of,
+        "seal_words": seal_words,
         "search_words": search_words,
+        "timing": timing_words,
         "side_by_side": side_by_side,
         "standings": standings,
         "words": words,
