@@ -12,8 +12,8 @@ from targets.status import Verdict
 from validate.report import Candidate, DeviceReport
 from validate.search_report import BlamedWeight, PackageDiagnosis
 
-# What the weights decide: divergence, top token and perplexity in either setting.
-FIDELITY = ("weights.", "deployed.")
+# What the weights alone decide. A package that misses its gates only as it ships has a runtime to blame, not a weight.
+WEIGHTS = "weights."
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,8 @@ def failing(devices: Sequence[DeviceReport]) -> Iterator[tuple[str, str, Candida
 
 
 def fails_on_fidelity(candidate: Candidate) -> bool:
-    """Whether some gate that the weights decide failed."""
-    return any(gate.verdict is Verdict.FAIL and gate.name.startswith(FIDELITY) for gate in candidate.gates)
+    """Whether some gate that the weights alone decide failed."""
+    return any(gate.verdict is Verdict.FAIL and gate.name.startswith(WEIGHTS) for gate in candidate.gates)
 
 
 def quantize_job_of(candidates: Sequence[CandidateJobs], device: str, backend: str, recipe: str) -> Job:

@@ -22,6 +22,7 @@ TITLES = {
     "compile": "compile",
     "screen": "compare the weights of",
     "measure": "validate",
+    "diagnose": "find the weights to blame in",
 }
 WIDTH = 44
 
