@@ -3,9 +3,12 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
+from typing import TYPE_CHECKING
 
-from compile.package import Backend
 from targets.names import choose
+
+if TYPE_CHECKING:
+    from compile.package import Backend
 
 
 @dataclass(frozen=True)
@@ -86,7 +89,7 @@ def find_entry(name: str) -> BackendEntry:
     return choose(name, BACKENDS, "back end")
 
 
-def find_backend(name: str) -> Backend:
+def find_backend(name: str) -> "Backend":
     """The back end called `name`.
 
     Raises:

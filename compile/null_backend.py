@@ -4,7 +4,8 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from compile.package import Package, check_same_weights, folder_bytes, refuse_options
+from compile.options import refuse_options
+from compile.package import Package, check_same_weights, folder_bytes
 from export.hub import copy_side_files
 from quantize.quantizer import QuantizedModel
 

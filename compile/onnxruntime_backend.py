@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compile.onnxruntime_tokenizer import write_split_tokenizer
-from compile.package import Package, check_same_weights, folder_bytes, refuse_options
+from compile.options import refuse_options
+from compile.package import Package, check_same_weights, folder_bytes
 from export.hub import GRAPH, WEIGHTS, copy_side_files
 from export.model import ModelFacts
 from quantize.quantizer import QuantizedModel

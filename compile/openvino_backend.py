@@ -8,7 +8,8 @@ from typing import Any
 from compile.openvino_names import name_anonymous_nodes
 from compile.openvino_stateful import make_stateful
 from compile.openvino_tokenizer import write_tokenizers
-from compile.package import Package, check_same_weights, folder_bytes, refuse_options
+from compile.options import refuse_options
+from compile.package import Package, check_same_weights, folder_bytes
 from export.hub import copy_side_files
 from quantize.quantizer import QuantizedModel
 from targets.errors import StageFailed

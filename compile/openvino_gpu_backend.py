@@ -10,7 +10,8 @@ from pathlib import Path
 
 from compile.openvino_backend import MODEL, OpenVinoBackend
 from compile.openvino_gpu_range import largest_activation
-from compile.package import Package, folder_bytes, refuse_options
+from compile.options import refuse_options
+from compile.package import Package, folder_bytes
 from export.digest import digest_file
 from quantize.quantizer import QuantizedModel
 from targets.errors import StageFailed

@@ -12,7 +12,8 @@ from typing import Any
 from compile.npu_compiler import PLATFORMS, Compiled, compile_blob, find_compiler
 from compile.openvino_backend import MODEL, OpenVinoBackend
 from compile.openvino_npu_shapes import npuw_properties, static_shapes
-from compile.package import Package, folder_bytes, refuse_options
+from compile.options import refuse_options
+from compile.package import Package, folder_bytes
 from export.digest import digest_file
 from quantize.hub_weights import quantized_weights
 from quantize.quantizer import QuantizedModel

@@ -1,6 +1,6 @@
 """The package: what one device loads through one runtime."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -8,8 +8,7 @@ from typing import Any, Protocol
 from export.model import ModelFacts
 from quantize.quantizer import QuantizedModel
 from quantize.weight import digest_weights
-from targets.errors import StageFailed, UsageError
-from targets.names import suggestion
+from targets.errors import StageFailed
 from targets.status import Status
 
 
@@ -66,19 +65,6 @@ class Backend(Protocol):
             UsageError: an option that the back end does not know, or one that it needs and did not get.
         """
         ...
-
-
-def refuse_options(options: Mapping[str, str | int], known: Iterable[str], backend: str) -> None:
-    """Refuse options that a back end does not know.
-
-    Raises:
-        UsageError: names the first unknown one and the nearest known.
-    """
-    names = tuple(known)
-    for name in options:
-        if name not in names:
-            step = suggestion(name, names) if names else "remove it from the target: this back end has no options"
-            raise UsageError(f"back end {backend} has no option '{name}'", step)
 
 
 def folder_bytes(folder: Path) -> int:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from compile.package import refuse_options
+from compile.options import refuse_options
 from targets.errors import UsageError
 from targets.legality import check, parse_scheme, scheme_of
 from targets.names import choose, suggestion

@@ -2,15 +2,16 @@
 
 import json
 from pathlib import Path
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from compile.pinned_environment import PinnedEnvironment, ensure_environment, environments_folder, is_complete
-from compile.quark_checkpoint import QUARK, Checkpoint
 from compile.vendor_child import require_output, run_vendor
 from export.digest import digest_bytes
 from targets.errors import StageFailed
 from targets.probe import Available, Missing
+
+if TYPE_CHECKING:
+    from compile.quark_checkpoint import Checkpoint
 
 HERE = Path(__file__).parent
 ENVIRONMENT = PinnedEnvironment("quark", HERE / "quark_requirements.txt", first=("torch",))
@@ -21,6 +22,8 @@ BYTES = 16 << 30
 
 def describe_quark() -> Available | Missing:
     """Whether AMD Quark's environment is installed; nothing is started or fetched."""
+    from compile.quark_checkpoint import QUARK
+
     if is_complete(ENVIRONMENT, environments_folder()):
         return Available(QUARK)
     return Missing(
@@ -34,7 +37,7 @@ def quark_pins() -> str:
     return ENVIRONMENT.key
 
 
-def check_with_quark(folder: Path, checkpoint: Checkpoint, scratch: Path) -> int:
+def check_with_quark(folder: Path, checkpoint: "Checkpoint", scratch: Path) -> int:
     """Let Quark load the checkpoint in `folder` and dequantize it; the number of weights on which it agrees.
 
     Args:
@@ -47,6 +50,10 @@ def check_with_quark(folder: Path, checkpoint: Checkpoint, scratch: Path) -> int
         TimedOut: Quark did not end.
         StageFailed: Quark refuses the checkpoint, or gets other numbers from it.
     """
+    import numpy as np
+
+    from compile.quark_checkpoint import QUARK
+
     python = ensure_environment(ENVIRONMENT, environments_folder())
     answer, log = scratch / "quark.json", scratch / "quark.log"
     what = f"AMD Quark {QUARK}: reading the checkpoint"

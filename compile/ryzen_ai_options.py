@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from compile.package import refuse_options
+from compile.options import refuse_options
 from targets.errors import UsageError
 from targets.legality import parse_scheme, scheme_of
 from targets.names import choose

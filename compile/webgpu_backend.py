@@ -8,7 +8,8 @@ from typing import Any
 
 from compile.onnxruntime_backend import check_operators, genai_config, package_weights
 from compile.onnxruntime_tokenizer import write_split_tokenizer
-from compile.package import Package, check_same_weights, folder_bytes, refuse_options
+from compile.options import refuse_options
+from compile.package import Package, check_same_weights, folder_bytes
 from export.hub import GRAPH, WEIGHTS, copy_side_files
 from quantize.quantizer import QuantizedModel
 from targets.status import Status

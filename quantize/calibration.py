@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from export.digest import digest_bytes
 from export.model import Model
 from export.strict_json import parse_object
+from quantize.calibration_plan import CalibrationPlan
 from targets.errors import InputRefused
 
 TOKENS = "tokens.npy"
@@ -19,23 +20,6 @@ SELF = "self"
 MAX_TEXT = 64 << 20
 
 Progress = Callable[[int, int], None]
-
-
-@dataclass(frozen=True)
-class CalibrationPlan:
-    """How much text, and how it is sampled. Part of the key of every weight that descends from it.
-
-    Attributes:
-        sequences: how many.
-        tokens: length of each.
-        temperature: of sampling; at 1 a small model writes wilder than people do.
-        seed: of sampling.
-    """
-
-    sequences: int = 56
-    tokens: int = 256
-    temperature: float = 0.8
-    seed: int = 20261122
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from export.model import Model
 from export.strict_json import read_object
-from quantize.calibration import CalibrationPlan, Progress
+from quantize.calibration import Progress
+from quantize.calibration_plan import CalibrationPlan
 from quantize.decoder import load_decoder
 from quantize.precision import fast_type
 

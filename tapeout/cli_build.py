@@ -142,7 +142,7 @@ def run_request(
 
 def arguments_of(target: str, request: "Request") -> list[str]:
     """What `tapeout build` has to be told to do the same from another folder."""
-    from validate.golden import GoldenPlan
+    from validate.plans import GoldenPlan
 
     named = Path(target)
     files = {"--text": request.text, "--questions": request.questions, "--baseline": request.baseline}
@@ -163,7 +163,7 @@ def with_files(request: "Request", options: Mapping[str, Any]) -> "Request":
     Raises:
         UsageError: there is less text than that.
     """
-    from validate.vehicle_golden import WHOLE
+    from validate.plans import WHOLE
 
     names = ("text", "questions", "baseline")
     text, questions, baseline = (str(options[name].resolve()) if options.get(name) else None for name in names)
@@ -174,7 +174,7 @@ def with_files(request: "Request", options: Mapping[str, Any]) -> "Request":
     windows = options["windows"]
     if windows is None:
         return request
-    from validate.golden import texts
+    from validate.golden_text import texts
 
     if windows > len(texts()):
         raise UsageError(f"--windows {windows} is more than the {len(texts())} texts there are", "ask for fewer")

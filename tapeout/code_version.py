@@ -1,7 +1,7 @@
 """The version of a stage's code: a digest over its module and every module of ours that it reaches."""
 
-import ast
-import threading
+import re
+from collections.abc import Iterator
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -9,9 +9,14 @@ from pathlib import Path
 from export.digest import digest_bytes, digest_value
 
 ROOT = Path(__file__).resolve().parent.parent
-# CPython 3.11 counts the depth of a syntax tree in one place for all threads, and fails when two build one at once.
-PARSING = threading.Lock()
 PACKAGES = frozenset({"targets", "export", "quantize", "compile", "validate", "tapeout"})
+
+OURS = rf"(?:{'|'.join(sorted(PACKAGES))})"
+# One line, or names in parentheses over several; `import a.b` is a form that no module of ours may have.
+IMPORT = re.compile(rf"^[ \t]*from[ \t]+({OURS}(?:\.\w+)*)[ \t]+import[ \t]+(\([^)]*\)|[^\n]*)", re.MULTILINE)
+# A string that is a module's name and nothing else, as in tables of classes to import on use.
+NAMED = re.compile(rf"[\"']({OURS}(?:\.\w+)+)[\"']")
+WORD = re.compile(r"\w+")
 
 
 @cache
@@ -31,23 +36,21 @@ def code_version(modules: tuple[str, ...]) -> str:
 
 @cache
 def read_module(path: Path) -> tuple[str, tuple[str, ...]]:
-    """(digest of the source, names of our modules it imports or names as a string such as `validate.x:Y`)."""
+    """(digest of the source, names of our modules it imports or names as a string such as `validate.x`).
+
+    Looked for in the text: parsing two hundred files would take longer than all else of a build with nothing to do.
+    """
     source = path.read_bytes()
-    found = set()
-    with PARSING:
-        tree = ast.parse(source)
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] in PACKAGES:
-            found.add(node.module)
-            found.update(f"{node.module}.{alias.name}" for alias in node.names)
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and is_module_name(node.value):
-            found.add(node.value)
-    return digest_bytes(source), tuple(sorted(found))
+    text = source.decode()
+    found = {module for pair in IMPORT.findall(text) for module in possible_modules(*pair)}
+    return digest_bytes(source), tuple(sorted(found.union(NAMED.findall(text))))
 
 
-def is_module_name(text: str) -> bool:
-    """Whether a string names one of our modules, as tables of classes to import on use do."""
-    return text.partition(".")[0] in PACKAGES and text.replace(".", "").replace("_", "").isalnum() and "." in text
+def possible_modules(module: str, names: str) -> Iterator[str]:
+    """What `from module import names` may load; a name may be a module too."""
+    yield module
+    for name in WORD.findall(names):
+        yield f"{module}.{name}"
 
 
 def source_of(module: str) -> Path | None:

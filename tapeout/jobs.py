@@ -10,17 +10,16 @@ from typing import Any
 from compile.backends import find_entry
 from export.digest import digest_file
 from export.source import Source, parse_source, source_identity, source_name
-from quantize.calibration import CalibrationPlan
+from quantize.calibration_plan import CalibrationPlan
 from quantize.recipe import parse_recipe
 from targets.errors import UsageError
 from targets.legality import precision_of
 from targets.names import suggestion
 from targets.probe import Host
 from targets.target import Device, Runtime, Target
-from validate.golden import GoldenPlan, text_digest
-from validate.latency import LatencyPlan
+from validate.golden_text import text_digest
+from validate.plans import ExperiencePlan, GoldenPlan, LatencyPlan
 from validate.vehicle import suite_digest
-from validate.vehicle_golden import ExperiencePlan
 
 LADDER = "ladder"
 AUTO = "auto"

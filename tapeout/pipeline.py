@@ -116,14 +116,16 @@ def export_stage(call: Call) -> Any:
 
 def golden_stage(call: Call) -> Any:
     """Hub -> golden reference."""
-    from validate.golden import GoldenPlan, measure_golden
+    from validate.golden import measure_golden
+    from validate.plans import GoldenPlan
 
     return measure_golden(call.inputs["hub"], GoldenPlan(**call.parameters["plan"]), call.out, call.progress)
 
 
 def calibrate_stage(call: Call) -> Any:
     """Model -> calibration tokens."""
-    from quantize.calibration import CalibrationPlan, calibrate
+    from quantize.calibration import calibrate
+    from quantize.calibration_plan import CalibrationPlan
 
     text = call.arguments["text"]
     plan = CalibrationPlan(**call.parameters["plan"])
@@ -169,7 +171,7 @@ def diagnose_stage(call: Call) -> Any:
 def experience_stage(call: Call) -> Any:
     """Hub -> what the float model says where users feel a difference."""
     from validate.experience import record_experience
-    from validate.vehicle_golden import ExperiencePlan
+    from validate.plans import ExperiencePlan
 
     questions = call.arguments["questions"]
     plan = ExperiencePlan(**call.parameters["plan"])
@@ -187,8 +189,8 @@ def compile_stage(call: Call) -> Any:
 
 def measure_stage(call: Call) -> Any:
     """Package and what the float model says -> measurement."""
-    from validate.latency import LatencyPlan
     from validate.measure import References, measure_package
+    from validate.plans import LatencyPlan
 
     plan = {**call.parameters["plan"], "prompt_lengths": tuple(call.parameters["plan"]["prompt_lengths"])}
     references = References(call.inputs["golden"], call.inputs.get("experience"))

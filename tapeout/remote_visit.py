@@ -21,8 +21,8 @@ from tapeout.revalidate import package_fields
 from tapeout.values import from_json
 from targets.errors import StageFailed, TapeoutError, TimedOut, WorkerLost
 from targets.target import Target
-from validate.latency import LatencyPlan
 from validate.measure import Measured
+from validate.plans import LatencyPlan
 
 Say = Callable[[str], None]
 

@@ -19,8 +19,8 @@ from targets.errors import IntegrityError, UsageError
 from targets.target import Target
 from validate.assemble import Built, assemble_devices, headline
 from validate.golden import Golden
-from validate.latency import LatencyPlan
 from validate.measure import Measured, References, measure_package, now
+from validate.plans import LatencyPlan
 from validate.report import Report, read_report
 
 Say = Callable[[str], None]

@@ -56,3 +56,31 @@ def test_naming_every_stage_and_back_end_loads_no_heavy_library() -> None:
 
 def test_a_library_that_is_loaded_is_found() -> None:
     assert import_without("top == 'tokenizers'", ["tokenizers", "json"]) == {"tokenizers": "tokenizers is refused"}
+
+
+# Prints what a command line loaded of the libraries and modules that it was told to look for.
+LOADED = """
+import runpy, sys
+
+wanted, sys.argv = sys.argv[1].split(), ["tapeout", *sys.argv[2:]]
+try:
+    runpy.run_module("tapeout", run_name="__main__")
+except SystemExit as end:
+    print("code", end.code or 0)
+print("loaded", *(name for name in wanted if name in sys.modules))
+"""
+
+
+def loaded_by(arguments: Iterable[str], wanted: Iterable[str], folder: Path) -> list[str]:
+    """Which of `wanted` a command that ends well has loaded."""
+    command = [sys.executable, "-c", LOADED, " ".join(wanted), "--store", str(folder / "store"), *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=120)
+    assert "code 0" in done.stdout.splitlines(), done.stderr
+    return done.stdout.splitlines()[-1].split()[1:]
+
+
+def test_help_and_plan_load_nothing_that_works(tmp_path: Path) -> None:
+    works = ("numpy", "rich", "jinja2", "tokenizers", "export.model", "quantize.quantizer", "compile.package")
+    measures = ("validate.golden", "validate.latency", "validate.report", *HEAVY)
+    assert loaded_by(["--help"], ["pydantic", "targets.target", *works, *measures], tmp_path) == []
+    assert loaded_by(["plan", "ryzen"], ["targets.target", *works, *measures], tmp_path) == ["targets.target"]

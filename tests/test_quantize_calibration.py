@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from export.model import Model
-from quantize.calibration import SELF, CalibrationPlan, calibrate, prompts, read_texts
+from quantize.calibration import SELF, calibrate, prompts, read_texts
+from quantize.calibration_plan import CalibrationPlan
 from quantize.decoder import load_decoder
 from quantize.sampling import draw, growing_cache, tokenize
 from targets.errors import InputRefused

@@ -23,8 +23,9 @@ from tapeout.trial import screen_job
 from targets.probe import probe_host
 from targets.target import load_target
 from tests.tiny_build import Heard
-from validate.golden import GoldenPlan, texts
+from validate.golden_text import texts
 from validate.measurement import Fidelity
+from validate.plans import GoldenPlan
 
 DOWNLOADS = Path(__file__).resolve().parents[1] / "artifacts" / ".downloads"
 GAP = 1e-3  # nats: the same weights in two runtimes

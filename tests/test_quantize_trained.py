@@ -12,7 +12,8 @@ from export.model import import_model
 from export.parity import HubSession
 from export.source import LocalFolder
 from quantize.calibrated import CalibratedInputs
-from quantize.calibration import CalibrationPlan, calibrate
+from quantize.calibration import calibrate
+from quantize.calibration_plan import CalibrationPlan
 from quantize.diagnose import log_softmax, mean_kl
 from quantize.quantizer import QuantizedModel, quantize_model
 from quantize.recipe import parse_recipe

@@ -19,11 +19,12 @@ from quantize.quantizer import QuantizedModel, quantize_model
 from targets.errors import UsageError
 from tests.conftest import Packages, QuantizedVariants
 from tests.tiny_build import GOLDEN
-from validate.golden import LONG, Golden, GoldenPlan, measure_golden
+from validate.golden import LONG, Golden, measure_golden
 from validate.kv_cache import KvCache, float_cache_session, measure_kv_cache, onnxruntime_session
 from validate.onnx_cache import with_float_cache
 from validate.onnxruntime_runtime import OnnxRuntime
 from validate.openvino_runtime import OpenVino
+from validate.plans import GoldenPlan
 from validate.runtime import DEPLOYED, find_runtime
 
 PLAN = dataclasses.replace(GOLDEN, long_tokens=96, long_after=64)

@@ -14,7 +14,7 @@ from compile.onnxruntime_tokenizer import split_steps, write_split_tokenizer
 from export.model import Model
 from targets.errors import InputRefused, StageFailed
 from tests.tiny_folder import load_tokenizer
-from validate.golden import prompts, texts
+from validate.golden_text import prompts, texts
 from validate.parity import IDS, ROUND_TRIP, TEMPLATE, measure_parity, parting
 from validate.parity_corpus import EDGE, GENERATED, conversations, generated, samples
 from validate.parity_template import mentions_tools, render_conversation

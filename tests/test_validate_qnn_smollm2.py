@@ -13,10 +13,12 @@ from export.hub import export_hub
 from export.model import import_model
 from export.source import CatalogName
 from quantize.activation_ranges import measure_ranges
-from quantize.calibration import CalibrationPlan, calibrate
+from quantize.calibration import calibrate
+from quantize.calibration_plan import CalibrationPlan
 from quantize.quantizer import quantize_model
 from tests.htp_simulator import needs_htp
-from validate.golden import GoldenPlan, window_tokens
+from validate.golden import window_tokens
+from validate.plans import GoldenPlan
 from validate.qnn_runtime import PROVIDER, Qnn
 from validate.runtime import DEPLOYED, WEIGHTS
 from validate.stand_in import measure_gap

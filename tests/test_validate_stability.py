@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from export.hub import OnnxModel
-from validate.golden import prompts
+from validate.golden_text import prompts
 from validate.runtime import Generation
 from validate.stability import (
     compare_answers,

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from validate.golden import prompts, texts
+from validate.golden_text import prompts, texts
 from validate.vehicle import Request, options, requests, system_prompt, tool_of, tools
 
 CATEGORIES = ("navigation", "climate", "media", "calls", "settings", "refusal", "out_of_domain")

@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from compile.package import Package
 from export.hub import OnnxModel
 from export.parity import HubSession
+from validate.plans import ExperiencePlan
 from validate.runtime import WEIGHTS, find_runtime
 from validate.vehicle import Request, call_text, options, requests, system_prompt
 from validate.vehicle_calls import compare_calls, golden_calls, measure_calls
-from validate.vehicle_golden import ExperiencePlan, golden_experience
+from validate.vehicle_golden import golden_experience
 from validate.vehicle_ranking import (
     NEVER,
     Question,

@@ -6,8 +6,7 @@ from tapeout.executor import Done
 from tapeout.jobs import Job, Request
 from targets.probe import probe_host
 from targets.target import Target, load_target
-from validate.golden import GoldenPlan
-from validate.latency import LatencyPlan
+from validate.plans import GoldenPlan, LatencyPlan
 
 GOLDEN = GoldenPlan(
     windows=2,

@@ -4,7 +4,8 @@ from pathlib import Path
 
 from export.model import Model
 from quantize.calibrated import CalibratedInputs
-from quantize.calibration import Calibration, CalibrationPlan, calibrate
+from quantize.calibration import Calibration, calibrate
+from quantize.calibration_plan import CalibrationPlan
 from quantize.sensitivity import SensitivityPlan, measure_sensitivity
 
 PLAN = CalibrationPlan(sequences=8, tokens=48)

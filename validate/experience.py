@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 from export.digest import digest_file
 from export.hub import OnnxModel
 from validate.choices import Choices, measure_choices
+from validate.plans import ExperiencePlan
 from validate.stability import Stability, measure_stability
 from validate.vehicle_calls import VehicleCalls, measure_calls
-from validate.vehicle_golden import ExperiencePlan, golden_experience
+from validate.vehicle_golden import golden_experience
 from validate.vehicle_guided import GuidedCalls, measure_guided
 from validate.vehicle_ranking import VehicleRanking, measure_ranking
 

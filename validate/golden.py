@@ -3,19 +3,19 @@
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from export.digest import digest_bytes
 from export.hub import OnnxModel
 from export.parity import HubSession
 from targets.errors import InputRefused
 from validate.chat import render_prompt
 from validate.fidelity import Reference, compact, log_softmax
+from validate.golden_text import prompts, text_digest, texts
+from validate.plans import GoldenPlan
 
 ARRAYS = "golden.npz"
 ANSWERS = "answers.json"
@@ -23,37 +23,6 @@ LONG = "long.npz"
 LONG_STEP = 256  # tokens of the long text at a time: logits of all of it at once would take 300 MB
 
 Progress = Callable[[int, int], None]
-
-
-@dataclass(frozen=True)
-class GoldenPlan:
-    """How much is compared. Part of the key of every figure that descends from it.
-
-    Attributes:
-        windows: texts, each cut to its first `window_tokens`.
-        weights_windows: how many of them are run again in float32, where kernels are slow and every runtime agrees.
-        window_tokens: tokens a window.
-        decode_tokens: positions at the end of a window that a package computes one at a time, as it ships.
-        top: most likely tokens kept a position.
-        sampled: tokens sampled from the rest.
-        prompts: requests answered greedily.
-        answer_tokens: longest answer.
-        seed: of the sample.
-        long_tokens: of the one long text; 0 for none. A shorter context or too little text makes it shorter.
-        long_after: tokens of it that come before the first position compared.
-    """
-
-    windows: int = 8
-    weights_windows: int = 4
-    window_tokens: int = 256
-    decode_tokens: int = 8
-    top: int = 64
-    sampled: int = 64
-    prompts: int = 6
-    answer_tokens: int = 20
-    seed: int = 20260101
-    long_tokens: int = 1536
-    long_after: int = 1024
 
 
 @dataclass(frozen=True)
@@ -101,26 +70,6 @@ class Golden:
             GoldenAnswer(row["user"], tuple(row["prompt_ids"]), tuple(row["answer_ids"]), row["answer"])
             for row in stored
         ]
-
-
-def texts() -> list[str]:
-    """The golden texts, in order."""
-    return [json.loads(line)["text"] for line in read_text("golden.jsonl").splitlines()]
-
-
-def prompts() -> list[str]:
-    """The requests, in order."""
-    return [json.loads(line)["user"] for line in read_text("prompts.jsonl").splitlines()]
-
-
-def read_text(name: str) -> str:
-    """A file of `validate/texts`."""
-    return files("validate").joinpath("texts", name).read_text(encoding="utf-8")
-
-
-def text_digest() -> str:
-    """SHA-256 over everything the golden set is made of."""
-    return digest_bytes((read_text("golden.jsonl") + read_text("prompts.jsonl")).encode())
 
 
 def measure_golden(hub: OnnxModel, plan: GoldenPlan, out: Path, progress: Progress) -> Golden:

@@ -3,45 +3,14 @@
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from validate.measurement import Latency, Sampled
 from validate.percentiles import percentiles
+from validate.plans import LatencyPlan
 from validate.resampling import median_interval
 from validate.runtime import Generation, Pipeline
 
 Progress = Callable[[int, int], None]
-
-
-@dataclass(frozen=True)
-class LatencyPlan:
-    """What is timed.
-
-    Attributes:
-        prompt_lengths: in tokens.
-        new_tokens: generated after the first token.
-        rounds: counted, at most; prompt lengths alternate within a round, so that a drift of the machine meets all.
-        least_rounds: taken even when the budget is spent.
-        budget_s: no round is begun after this many seconds.
-        warm_up_tokens: longest prompt that is run once before, not counted.
-        restarts: fresh processes that load the package and answer, at least 2; a spread takes 3.
-        restart_requests: timed in each of them after the first.
-    """
-
-    prompt_lengths: tuple[int, ...] = (32, 128, 512, 1024)
-    new_tokens: int = 16
-    rounds: int = 5
-    least_rounds: int = 3
-    budget_s: float = 15.0
-    warm_up_tokens: int = 128
-    restarts: int = 3
-    restart_requests: int = 3
-
-    @property
-    def restart_prompt(self) -> int:
-        """Length of the prompt in those processes: the longest that is cheap."""
-        cheap = [length for length in self.prompt_lengths if length <= self.warm_up_tokens]
-        return max(cheap, default=min(self.prompt_lengths))
 
 
 def measure_latency(

@@ -17,9 +17,10 @@ from validate.answers import measure_answers
 from validate.experience import Experience, measure_experience
 from validate.golden import Golden
 from validate.kv_cache import measure_kv_cache
-from validate.latency import LatencyPlan, measure_latency
+from validate.latency import measure_latency
 from validate.load_probe import Asked, measure_restarts
 from validate.package_measurement import Measurement
+from validate.plans import LatencyPlan
 from validate.runtime import DEPLOYED, WEIGHTS, Runtime, find_runtime
 from validate.stand_in import measure_stand_in
 from validate.steadiness import drift_of, look_around

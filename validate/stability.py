@@ -10,7 +10,8 @@ from typing import Protocol
 from export.hub import OnnxModel
 from export.parity import HubSession
 from validate.chat import render_prompt
-from validate.golden import end_tokens, prompts
+from validate.golden import end_tokens
+from validate.golden_text import prompts
 from validate.parity_corpus import read_lines
 from validate.runtime import Generation
 

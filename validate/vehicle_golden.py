@@ -1,11 +1,11 @@
 """What the float model says where users feel a difference: one golden step, so that a device needs no float model."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from export.hub import OnnxModel
 from validate.choices import golden_choices
+from validate.plans import ExperiencePlan
 from validate.stability import golden_stability
 from validate.vehicle_calls import golden_calls
 from validate.vehicle_ranking import golden_ranking
@@ -14,27 +14,6 @@ Progress = Callable[[int, int], None]
 
 # Shares of the time, for one progress bar over everything.
 RANKED, CALLED, ANSWERED, CHOSEN = 50, 10, 20, 20
-
-
-@dataclass(frozen=True)
-class ExperiencePlan:
-    """How much the float model is asked. Part of the key of every figure that descends from it.
-
-    Attributes:
-        requests: of the in-vehicle suite that are ranked; None for all.
-        calls: of those that are written as constrained JSON; None for all.
-        prompts: answered greedily for stability; None for all.
-        answer_tokens: longest of those answers.
-    """
-
-    requests: int | None = 48
-    calls: int | None = 8
-    prompts: int | None = 8
-    answer_tokens: int = 40
-
-
-# Everything there is, for `--suite`.
-WHOLE = ExperiencePlan(requests=None, calls=None, prompts=None)
 
 
 def golden_experience(
