@@ -11,7 +11,8 @@ from tapeout.child import Children, Outcome, run_child
 from tapeout.code_version import code_version, tool_version
 from tapeout.disturbance import stage_environment
 from tapeout.jobs import Job, Plan
-from tapeout.pipeline import Stage, find_stage
+from tapeout.pipeline import find_stage
+from tapeout.stage import Stage
 from tapeout.stage_key import Provenance, Record, explain, nearest_record, stage_key
 from tapeout.store import Store
 from targets.errors import IntegrityError, NoSpace, TapeoutError, UsageError

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from tapeout.disturbance import disturb_this_process
-from tapeout.pipeline import Call, find_stage
+from tapeout.pipeline import find_stage
+from tapeout.stage import Call
 from tapeout.storage_errors import storage_errors
 from tapeout.values import from_json, to_json
 from targets.errors import TapeoutError
