@@ -12,8 +12,11 @@ from tapeout.code_version import tool_version
 from tapeout.diagnosis import Results, diagnose_devices
 from tapeout.documents import gather_evidence
 from tapeout.executor import Done, Executor, Watcher
-from tapeout.jobs import CandidateJobs, Job, Plan, Request, make_plan, walk
+from tapeout.jobs import AUTO, CandidateJobs, Job, Plan, Request
+from tapeout.ladder import climb
+from tapeout.planning import make_plan
 from tapeout.results import value_of
+from tapeout.rungs import known_of, lost_of
 from tapeout.search import Searched, search
 from tapeout.store import Store
 from tapeout.values import plain
@@ -60,7 +63,9 @@ def build(request: Request, store: Store, out: Path, watcher: Watcher, signer: "
             searched = search(request, store, watcher)
             plan = make_plan(searched.request)
             executor = Executor(store, searched.watcher)
-            results = Results(*executor.run(plan))
+            # What a search has found is wanted whole; a ladder only as far up as it has to be climbed.
+            auto = request.precision == AUTO
+            results = Results(*executor.run(plan)) if auto else climb(request.target, plan, executor)
             devices = judge_devices(request.target, plan, results, store)
             diagnoses = diagnose_devices(devices, plan, results, executor)
             done, failed = results.done, results.failed
@@ -85,9 +90,10 @@ class Judged:
 def judge_devices(target: Target, plan: Plan, results: Results, store: Store) -> tuple[DeviceReport, ...]:
     """Judge what was measured, device by device."""
     done, failed = results.done, results.failed
-    built = [built_of(candidate, done, store) for candidate in plan.candidates if candidate.measure in done]
-    lost = [not_built(candidate, failed) for candidate in plan.candidates if candidate.measure in failed]
-    return assemble_devices(target, built, lost)
+    lost = {each: job for each in plan.candidates if (job := lost_of(each, failed)) is not None}
+    known = [built_of(each, done, store) for each in plan.candidates if each not in lost and each.screen in done]
+    not_made = [not_built(each, job, failed[job]) for each, job in lost.items()]
+    return assemble_devices(target, known, not_made)
 
 
 def gather(
@@ -168,22 +174,19 @@ def layer_costs(done: Done | None) -> tuple[float, ...]:
 def built_of(candidate: CandidateJobs, done: Mapping[Job, Done], store: Store) -> Built:
     """A candidate's package and figures."""
     package = value_of(candidate.compile, done, store)
-    measured = value_of(candidate.measure, done, store)
     return Built(
         device=candidate.device.name,
         backend=candidate.runtime.backend,
         scheme=candidate.recipe,
         package=package,
         package_digest=done[candidate.compile].record.object,
-        measurement=measured.measurement,
+        measurement=known_of(candidate, done, store),
     )
 
 
-def not_built(candidate: CandidateJobs, failed: Mapping[Job, TapeoutError]) -> NotBuilt:
-    """A candidate that one of its stages could not make."""
-    first = next(job for job in walk(candidate.measure) if job in failed)
-    error = failed[first]
-    failure = Failure(candidate.recipe, first.stage, type(error).__name__, error.what, error.help)
+def not_built(candidate: CandidateJobs, lost: Job, error: TapeoutError) -> NotBuilt:
+    """A candidate that the stage `lost` could not make."""
+    failure = Failure(candidate.recipe, lost.stage, type(error).__name__, error.what, error.help)
     return NotBuilt(candidate.device.name, candidate.runtime.backend, failure)
 
 

@@ -212,18 +212,21 @@ def plan(context: click.Context, target: str, model: str, precision: str, form: 
     from dataclasses import asdict
 
     from tapeout.foresee import foresee
-    from tapeout.jobs import make_plan
+    from tapeout.jobs import AUTO
+    from tapeout.planning import make_plan
     from tapeout.store import Store
 
     request = make_request(target, model, precision, context.obj.store_path)
-    foreseen = foresee(make_plan(request), Store(context.obj.store_path))
+    climbed = None if precision == AUTO else request.target
+    foreseen = foresee(make_plan(request), Store(context.obj.store_path), climbed)
     if form == "json":
         echo_json([asdict(job) for job in foreseen])
         return
     for job in foreseen:
         name = f"{job.stage} {job.label}".strip()
         took = f"  ({job.seconds:.1f} s when it ran)" if job.seconds is not None else ""
-        click.echo(f"{'hit ' if job.hit else 'miss'}  {name:<40} {job.why}{took}")
+        state = "hit " if job.hit else "miss" if job.needed else "skip"
+        click.echo(f"{state}  {name:<40} {job.why}{took}")
 
 
 @click.command()

@@ -85,19 +85,27 @@ class Executor:
             TapeoutError: a failure that concerns every package, or of the last that was left; what had finished stays
                 in the store.
         """
-        jobs = plan.jobs()
         done: dict[Job, Done] = {}
         failed: dict[Job, TapeoutError] = {}
-        quiet = [job for job in jobs if not find_stage(job.stage).exclusive]
-        try:
-            self.run_side_by_side(quiet, done, failed)
-            self.run_alone([job for job in jobs if job not in quiet], done, failed)
-        except BaseException:
-            self.children.stop()
-            raise
+        self.run_jobs(plan.jobs(), done, failed)
         if failed and not any(candidate.measure in done for candidate in plan.candidates):
             raise next(iter(failed.values()))
         return done, failed
+
+    def run_jobs(self, jobs: list[Job], done: dict[Job, Done], failed: dict[Job, TapeoutError]) -> None:
+        """Run those of `jobs`, inputs first, that are neither done nor failed; fills both.
+
+        Raises:
+            TapeoutError: a failure that concerns every package.
+        """
+        left = [job for job in jobs if job not in done and job not in failed]
+        quiet = [job for job in left if not find_stage(job.stage).exclusive]
+        try:
+            self.run_side_by_side(quiet, done, failed)
+            self.run_alone([job for job in left if job not in quiet], done, failed)
+        except BaseException:
+            self.children.stop()
+            raise
 
     def run_alone(self, jobs: list[Job], done: dict[Job, Done], failed: dict[Job, TapeoutError]) -> None:
         """Run jobs one after the other; fills `done` and `failed`."""
@@ -114,13 +122,14 @@ class Executor:
     def run_side_by_side(self, jobs: list[Job], done: dict[Job, Done], failed: dict[Job, TapeoutError]) -> None:
         """Run jobs as their inputs become ready, a few at a time; fills `done` and `failed`."""
         with ThreadPoolExecutor(PARALLEL_STAGES) as pool:
-            futures: dict[Job, Future[Done]] = {}
+            known = {job for each in jobs for job in each.inputs.values() if job in done or job in failed}
+            futures: dict[Job, Future[Done]] = {job: settled(job, done, failed) for job in known}
             for job in jobs:
                 futures[job] = pool.submit(self.run_when_ready, job, {n: futures[j] for n, j in job.inputs.items()})
             try:
-                for job, future in futures.items():
+                for job in jobs:
                     try:
-                        done[job] = future.result()
+                        done[job] = futures[job].result()
                     except TapeoutError as error:
                         failed[job] = spare(job, error)
             except BaseException:
@@ -194,6 +203,16 @@ class Executor:
                 "run the same command again: it will be built afresh",
             )
         return found
+
+
+def settled(job: Job, done: Mapping[Job, Done], failed: Mapping[Job, TapeoutError]) -> Future[Done]:
+    """What an earlier run came to, as a future."""
+    future: Future[Done] = Future()
+    if job in failed:
+        future.set_exception(failed[job])
+    else:
+        future.set_result(done[job])
+    return future
 
 
 def spare(job: Job, error: TapeoutError) -> TapeoutError:

@@ -1,5 +1,6 @@
 """Say what a build would do: for every job, whether its result is stored, and if not why."""
 
+import dataclasses
 from dataclasses import dataclass
 
 from tapeout.executor import Done, identify, why_missing
@@ -7,6 +8,7 @@ from tapeout.jobs import Job, Plan
 from tapeout.pipeline import find_stage
 from tapeout.stage_key import stage_key
 from tapeout.store import Store
+from targets.target import Target
 
 
 @dataclass(frozen=True)
@@ -20,6 +22,7 @@ class Foreseen:
         why: `stored`, why the key is new, or what has to run first.
         key: its key, or None while an input is unknown.
         seconds: how long the stored or the nearest earlier result took, or None.
+        needed: False for what a build does not get to, because what is stored already says which package ships.
     """
 
     stage: str
@@ -28,12 +31,26 @@ class Foreseen:
     why: str
     key: str | None
     seconds: float | None
+    needed: bool = True
 
 
-def foresee(plan: Plan, store: Store) -> list[Foreseen]:
-    """Every job of the plan, inputs first; nothing is run and no file of a result is read."""
+def foresee(plan: Plan, store: Store, target: Target | None = None) -> list[Foreseen]:
+    """Every job of the plan, inputs first; nothing is run and no file of a result is read.
+
+    Args:
+        plan: with all rungs of all ladders.
+        store: where results are.
+        target: whose ladders a build will climb; None when everything in the plan is wanted.
+    """
     done: dict[Job, Done] = {}
-    return [foresee_job(job, done, store) for job in plan.jobs()]
+    found = {job: foresee_job(job, done, store) for job in plan.jobs()}
+    if target is not None and any(each.screen in done for each in plan.candidates):
+        from tapeout.rungs import unneeded
+
+        for job, why in unneeded(target, plan, done, store).items():
+            if not found[job].hit:
+                found[job] = dataclasses.replace(found[job], why=why, needed=False)
+    return list(found.values())
 
 
 def foresee_job(job: Job, done: dict[Job, Done], store: Store) -> Foreseen:

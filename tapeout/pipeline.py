@@ -103,8 +103,7 @@ def experience_stage(call: Call) -> Any:
     from validate.experience import record_experience
     from validate.plans import ExperiencePlan
 
-    questions = call.arguments["questions"]
-    plan = ExperiencePlan(**call.parameters["plan"])
+    plan, questions = ExperiencePlan(**call.parameters["plan"]), call.arguments["questions"]
     return record_experience(call.inputs["hub"], plan, Path(questions) if questions else None, call.out, call.progress)
 
 
@@ -122,9 +121,10 @@ def measure_stage(call: Call) -> Any:
     from validate.measure import References, measure_package
     from validate.plans import LatencyPlan
 
-    plan = {**call.parameters["plan"], "prompt_lengths": tuple(call.parameters["plan"]["prompt_lengths"])}
-    references = References(call.inputs["golden"], call.inputs.get("experience"))
-    return measure_package(call.inputs["package"], references, LatencyPlan(**plan), call.out, call.progress)
+    asked, given = dict(call.parameters["plan"]), call.inputs
+    plan = LatencyPlan(prompt_lengths=tuple(asked.pop("prompt_lengths")), **asked)
+    references = References(given["golden"], given.get("experience"), given["screened"].fidelity)
+    return measure_package(given["package"], references, plan, call.out, call.progress)
 
 
 def screen_stage(call: Call) -> Any:

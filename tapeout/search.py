@@ -14,7 +14,8 @@ from quantize.candidates import Candidate, list_candidates
 from quantize.search import Goal, Outcome, expected_kl, explain, front, next_candidate, winner
 from quantize.sensitivity import Sensitivity
 from tapeout.executor import Done, Executor, Watcher
-from tapeout.jobs import AUTO, Job, Request, make_plan
+from tapeout.jobs import AUTO, Job, Request
+from tapeout.planning import make_plan
 from tapeout.results import value_of
 from tapeout.store import Store
 from tapeout.trial import Run, try_recipe

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from quantize.candidates import Candidate
 from quantize.search import Outcome, shortfall
 from tapeout.executor import Done, Executor, Watcher
-from tapeout.jobs import CandidateJobs, Job, Plan, Request, make_plan
+from tapeout.jobs import CandidateJobs, Job, Plan, Request
+from tapeout.planning import make_plan
 from tapeout.results import value_of
 from tapeout.store import Store
 from targets.errors import DeviceMissing, StageFailed, TapeoutError, TimedOut, WorkerLost
@@ -53,7 +54,7 @@ def try_recipe(request: Request, device: str, choice: Candidate, run: Run) -> Ou
 def screen(target: Target, plan: Plan, choice: Candidate, run: Run) -> Outcome | None:
     """The recipe's failure, where the weights in the device's first runtime show it; None where they pass."""
     each = plan.candidates[0]
-    job = screen_job(each, plan)
+    job = each.screen
     done, _ = Executor(run.store, run.watcher).run(dataclasses.replace(plan, candidates=(), wanted=(job,)))
     fidelity: Fidelity | None = value_of(job, done, run.store).fidelity
     if fidelity is None:
@@ -94,13 +95,6 @@ def measure(target: Target, plan: Plan, choice: Candidate, run: Run) -> Outcome:
         reason=next(iter(failures), ""),
         whole=True,
     )
-
-
-def screen_job(each: CandidateJobs, plan: Plan) -> Job:
-    """The job that compares a package's weights with the float model."""
-    backend = each.runtime.backend
-    inputs = {"package": each.compile, "golden": plan.golden}
-    return Job("screen", f"{each.recipe} {each.device.name}-{backend}", {"backend": backend}, inputs)
 
 
 def judge_one(

@@ -16,7 +16,8 @@ from compile.qnn_options import check_options, needs_ranges
 from quantize.activation_ranges import ActivationRanges, LinearRanges, measure_ranges
 from quantize.calibration import TOKENS, Calibration
 from quantize.quantizer import QuantizedModel
-from tapeout.jobs import Request, make_plan
+from tapeout.jobs import Request
+from tapeout.planning import make_plan
 from targets.errors import StageFailed, UsageError
 from targets.probe import probe_host
 from targets.target import load_target

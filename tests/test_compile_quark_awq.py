@@ -23,7 +23,7 @@ from export.model import Model, import_model
 from export.source import LocalFolder
 from quantize.calibration import TOKENS, Calibration
 from quantize.quantizer import QuantizedModel, quantize_model
-from tapeout.jobs import make_plan
+from tapeout.planning import make_plan
 from targets.errors import StageFailed, UsageError
 from targets.target import load_target
 from tests.conftest import SIZES, VARIANTS, Quantized

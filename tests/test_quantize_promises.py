@@ -16,10 +16,10 @@ from pathlib import Path
 import pytest
 
 from tapeout.executor import Executor
-from tapeout.jobs import AUTO, CandidateJobs, Request, make_plan
+from tapeout.jobs import AUTO, CandidateJobs, Request
+from tapeout.planning import make_plan
 from tapeout.results import value_of
 from tapeout.store import Store
-from tapeout.trial import screen_job
 from targets.probe import probe_host
 from targets.target import load_target
 from tests.tiny_build import Heard
@@ -64,7 +64,7 @@ def screened(promise: Promise, store: Store) -> tuple[float, dict[str, Fidelity]
         found={"cpu": (promise.recipe,)},
     )
     plan = make_plan(request)
-    jobs = {each: screen_job(each, plan) for each in plan.candidates}
+    jobs = {each: each.screen for each in plan.candidates}
     done, _ = Executor(store, Heard()).run(dataclasses.replace(plan, candidates=(), wanted=tuple(jobs.values())))
     megabytes = done[plan.candidates[0].compile.inputs["quantized"]].record.value["weight_bytes"] / 1e6
 

@@ -15,8 +15,8 @@ from export.source import LocalFolder, source_identity
 from tapeout.bom import BOM, check_bom
 from tapeout.build import Build, build
 from tapeout.foresee import foresee
-from tapeout.jobs import make_plan
 from tapeout.manifest import SIGNATURE, differences, read_manifest
+from tapeout.planning import make_plan
 from tapeout.provenance import PROVENANCE
 from tapeout.revalidate import revalidate
 from tapeout.sign import Signer
@@ -69,8 +69,13 @@ def test_the_first_build_runs_every_stage(first: tuple[Build, Heard]) -> None:
         "golden": 1,
         "quantize": 2,
         "compile": 4,
-        "measure": 4,
+        "screen": 4,
+        "measure": 2,
     }
+    assert [note.split(" fails: ")[0] for note in first[1].notes] == [
+        "w4-sym-g32 for cpu-openvino",
+        "w4-sym-g32 for cpu-onnxruntime",
+    ]
     assert first[1].cached == []
 
 
@@ -98,7 +103,9 @@ def test_both_runtimes_hold_the_same_weights_and_say_nearly_the_same(first: tupl
 
 def test_every_figure_is_there(first: tuple[Build, Heard]) -> None:
     for runtime in first[0].report.devices[0].runtimes:
-        for candidate in runtime.candidates:
+        small, large = runtime.candidates
+        assert (set(small.measurement.fidelity), small.measurement.latency) == ({"weights"}, ())
+        for candidate in (large,):
             measured = candidate.measurement
             assert set(measured.fidelity) == {"weights", "deployed"}
             assert [latency.prompt_tokens for latency in measured.latency] == [8, 16]
@@ -215,12 +222,19 @@ def test_a_plan_says_hit_for_what_is_stored_and_why_for_what_is_not(
 ) -> None:
     assert first[1].ran
     store = Store(work / "store")
-    assert all(job.hit for job in foresee(make_plan(request(bench(work), source)), store))
+    target = bench(work)
+    jobs = foresee(make_plan(request(target, source)), store, target)
+    assert all(job.hit for job in jobs if job.needed)
+    skipped = {job.label: job.why for job in jobs if not job.needed}
+    assert list(skipped) == ["w4-sym-g32 cpu-openvino", "w4-sym-g32 cpu-onnxruntime"]
+    assert all("weights.kl_mean" in why for why in skipped.values())
     other = bench(work)
     cpu = other.devices[0]
     runtimes = tuple(dataclasses.replace(each, schemes=("w8-asym",)) for each in cpu.runtimes)
     changed = dataclasses.replace(other, devices=(dataclasses.replace(cpu, runtimes=runtimes),))
-    foreseen = {f"{job.stage} {job.label}".strip(): job for job in foresee(make_plan(request(changed, source)), store)}
+    foreseen = {
+        f"{job.stage} {job.label}".strip(): job for job in foresee(make_plan(request(changed, source)), store, changed)
+    }
     assert foreseen["export"].hit
     assert not foreseen["quantize w8-asym"].hit
     assert "recipe" in foreseen["quantize w8-asym"].why
@@ -318,5 +332,5 @@ def test_two_builds_at_once_share_the_work(tmp_path: Path, source: Path) -> None
         assert builder.exitcode == 0
     ran = [json.loads((tmp_path / f"ran{number}.json").read_text()) for number in range(2)]
     everything = sorted(ran[0][0] + ran[1][0])
-    assert len(everything) == len(set(everything)) == 9
+    assert len(everything) == len(set(everything)) == 7
     assert [verdict for _, verdict in ran] == ["INCOMPLETE", "INCOMPLETE"]

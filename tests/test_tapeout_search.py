@@ -10,7 +10,8 @@ from quantize.candidates import Candidate, list_candidates
 from tapeout.build import Build, build
 from tapeout.cli_build import with_files
 from tapeout.executor import Executor
-from tapeout.jobs import AUTO, Request, make_plan
+from tapeout.jobs import AUTO, Request
+from tapeout.planning import make_plan
 from tapeout.results import value_of
 from tapeout.store import Store
 from targets.errors import UsageError

@@ -190,6 +190,8 @@ def explain(
     if failed:
         more = f", and {len(failed) - 1} more gates failed" if len(failed) > 1 else ""
         return f"does not ship: {failed[0].reason}{more}"
+    if shipped is not None:
+        return f"not measured further: {shipped} is smaller and passes"
     missing = [gate.name for gate in gates if gate.verdict is Verdict.INCOMPLETE]
     shown = ", ".join(missing[:SHOWN_GATES]) + (", ..." if len(missing) > SHOWN_GATES else "")
     return f"cannot be judged: {len(missing)} gates have no measurement ({shown})"

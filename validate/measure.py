@@ -19,6 +19,7 @@ from validate.golden import Golden
 from validate.kv_cache import measure_kv_cache
 from validate.latency import measure_latency
 from validate.load_probe import Asked, measure_restarts
+from validate.measurement import Fidelity
 from validate.package_measurement import Measurement
 from validate.plans import LatencyPlan
 from validate.runtime import DEPLOYED, WEIGHTS, Runtime, find_runtime
@@ -60,15 +61,17 @@ class Measured:
 
 @dataclass(frozen=True)
 class References:
-    """What the float model says.
+    """What the float model says, and what is known of the package beside it.
 
     Attributes:
         golden: on the golden text and prompts.
         experience: where users feel a difference; None when the build did not ask for it.
+        screened: how far the package's weights are from that, where a build has already measured it here.
     """
 
     golden: Golden
     experience: Experience | None = None
+    screened: Fidelity | None = None
 
 
 def measure_package(
@@ -87,7 +90,7 @@ def measure_package(
     if runtime.evidence is None:
         measurement = measure_device(runtime, package, references, plan, progress)
     else:
-        measurement = measure_stand_in(runtime, package, references.golden, progress)
+        measurement = measure_stand_in(runtime, package, references.golden, progress, references.screened)
     threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     conditions = look_around(probe_host().governor, before)
     return Measured(out, dataclasses.replace(measurement, host=host, threads=threads, conditions=conditions), now())
@@ -103,8 +106,8 @@ def measure_device(
     """
     report = stepper(progress)
     golden, experience = references.golden, references.experience
-    fidelity = {}
-    for setting in (WEIGHTS, DEPLOYED):
+    fidelity = {} if references.screened is None else {WEIGHTS: references.screened}
+    for setting in (DEPLOYED,) if WEIGHTS in fidelity else (WEIGHTS, DEPLOYED):
         session = runtime.session(package.folder, package.settings, setting)
         coverage = weights_coverage(golden) if setting == WEIGHTS else deployed_coverage(golden)
         fidelity[setting] = measure_fidelity(session, golden, coverage, report(setting))

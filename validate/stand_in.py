@@ -24,15 +24,14 @@ PERCENT = 100
 WEIGHTS_SHARE = 30  # of the progress bar
 
 
-def measure_stand_in(runtime: Runtime, package: Package, golden: Golden, progress: Progress) -> Measurement:
-    """Fidelity, the distance from this CPU, and answers where a pipeline runs; never latency, loading or memory."""
-    session = runtime.session(package.folder, package.settings, WEIGHTS)
+def measure_stand_in(
+    runtime: Runtime, package: Package, golden: Golden, progress: Progress, screened: Fidelity | None = None
+) -> Measurement:
+    """Fidelity, the distance from this CPU, and answers where a pipeline runs; never latency, loading or memory.
 
-    def first_share(done: int, total: int) -> None:
-        progress(WEIGHTS_SHARE * done // total, PERCENT)
-
-    fidelity = {WEIGHTS: measure_fidelity(session, golden, weights_coverage(golden), first_share)}
-    del session
+    `screened` is the fidelity of the weights where it is known.
+    """
+    fidelity = {WEIGHTS: screened or measure_weights(runtime, package, golden, progress)}
     measured = Measurement(
         fidelity=fidelity,
         placements=runtime.placement(package.folder, package.settings),
@@ -55,6 +54,16 @@ def measure_stand_in(runtime: Runtime, package: Package, golden: Golden, progres
         parity=spoken.parity,
         chat=spoken.chat,
     )
+
+
+def measure_weights(runtime: Runtime, package: Package, golden: Golden, progress: Progress) -> Fidelity:
+    """The distance of the weights from the float model, on this CPU."""
+    session = runtime.session(package.folder, package.settings, WEIGHTS)
+
+    def first_share(done: int, total: int) -> None:
+        progress(WEIGHTS_SHARE * done // total, PERCENT)
+
+    return measure_fidelity(session, golden, weights_coverage(golden), first_share)
 
 
 def compare_with_cpu(
