@@ -11,6 +11,7 @@ from typing import Any
 from targets.sensors import SensorReading
 from targets.status import Status, Verdict, combine
 from targets.target import load_target
+from validate.bandwidth import Bandwidth
 from validate.experience import Felt
 from validate.judge import judge
 from validate.kv_cache import CachePrecision, KvCache
@@ -28,6 +29,7 @@ from validate.report import (
     RuntimeReport,
     StageRecord,
 )
+from validate.roofline import Roofline, point_of
 from validate.search_report import BlamedWeight, Expected, PackageDiagnosis, SearchReport, Tried, WeightSensitivity
 from validate.stability import Stability
 from validate.steadiness import Conditions, Process, Restarts, spread_of
@@ -104,6 +106,12 @@ def answers(good: bool) -> tuple[Answer, ...]:
     )
 
 
+def roofline(times: tuple[Latency, ...], weights: int) -> Roofline:
+    """Under the roof of 35 GB/s."""
+    bandwidth = Bandwidth(35e9, 31e9, 2, 268_435_456, 40)
+    return Roofline(weights, 12_960, bandwidth, tuple(point_of(one, weights, 12_960, bandwidth) for one in times))
+
+
 def felt(lost: int) -> Felt:
     """The in-vehicle suite, of which a package loses so many requests, and its answers' repetition."""
     items, both = 128, 60
@@ -156,6 +164,7 @@ def measurement(backend: str, scheme: str, kl: float, top1: float, ratio: float)
         conditions=conditions(),
         kv_cache=kv_cache(four) if fast else None,
         restarts=restarts(times[1].ttft_ms.median, tpot),
+        roofline=roofline(times, 95_003_904 if four else 135_644_401) if fast else None,
     )
 
 

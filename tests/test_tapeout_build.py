@@ -115,6 +115,9 @@ def test_every_figure_is_there(first: tuple[Build, Heard]) -> None:
             assert measured.restarts is not None
             assert len(measured.restarts.processes) == 3
             assert measured.conditions is not None
+            assert measured.roofline is not None
+            assert [point.prompt_tokens for point in measured.roofline.points] == [8, 16]
+            assert measured.roofline.weight_bytes < candidate.package_bytes
             assert measured.drift is not None
             assert [each.session for each in measured.placements] == ["model"]
             assert all(list(each.operators) == [each.requested] for each in measured.placements)

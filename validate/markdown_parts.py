@@ -8,6 +8,7 @@ from validate.comparison import key_figures, key_length
 from validate.felt_words import felt_sentences
 from validate.figures import moment
 from validate.report import Report
+from validate.roofline_words import roofline_sentences
 from validate.safe_text import clean_line
 from validate.seal_words import BESIDE, CHECKS
 from validate.search_report import diagnosis_sentences
@@ -166,6 +167,17 @@ def steadiness(report: Report) -> str:
     )
 
 
+def roofline(report: Report) -> str:
+    """Decode speed beside what memory bandwidth allows, of the packages that decide."""
+    return "\n".join(
+        f"* {escape(words.package_name(device, item))}: {escape(sentence)}"
+        for device in report.devices
+        for runtime in device.runtimes
+        for item in words.deciding(runtime)
+        for sentence in roofline_sentences(item.measurement)
+    )
+
+
 def seal(_: Report) -> str:
     """How to tell that the bundle is the one that was built: the report cannot know."""
     commands = "\n".join(f"* `{command}`: {escape(meaning)}" for command, meaning in CHECKS.items())
@@ -183,6 +195,7 @@ PARTS: tuple[tuple[str, Callable[[Report], str]], ...] = (
     ("Weights to blame", diagnoses),
     ("What users feel", felt),
     ("How steady the times are", steadiness),
+    ("Roofline", roofline),
     ("Not measured", open_sections),
     ("Check the bundle", seal),
 )

@@ -2,7 +2,6 @@
 
 import dataclasses
 import datetime
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from targets.probe import probe_host
 from targets.sensors import read_sensors
 from targets.status import Status
 from validate.answers import measure_answers
+from validate.bandwidth import measure_bandwidth, usable_threads
 from validate.experience import Experience, measure_experience
 from validate.golden import Golden
 from validate.kv_cache import measure_kv_cache
@@ -22,6 +22,7 @@ from validate.load_probe import Asked, measure_restarts
 from validate.measurement import Fidelity
 from validate.package_measurement import Measurement
 from validate.plans import LatencyPlan
+from validate.roofline import roofline_of
 from validate.runtime import DEPLOYED, WEIGHTS, Runtime, find_runtime
 from validate.stand_in import measure_stand_in
 from validate.steadiness import drift_of, look_around
@@ -91,9 +92,9 @@ def measure_package(
         measurement = measure_device(runtime, package, references, plan, progress)
     else:
         measurement = measure_stand_in(runtime, package, references.golden, progress, references.screened)
-    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     conditions = look_around(probe_host().governor, before)
-    return Measured(out, dataclasses.replace(measurement, host=host, threads=threads, conditions=conditions), now())
+    measurement = dataclasses.replace(measurement, host=host, threads=usable_threads(), conditions=conditions)
+    return Measured(out, measurement, now())
 
 
 def measure_device(
@@ -128,6 +129,7 @@ def measure_device(
         felt = measure_experience(session, pipeline, package, experience, report("experience"))
         del session
     del pipeline
+    bandwidth = measure_bandwidth(usable_threads())
     asked = Asked(plan.restart_prompt, plan.new_tokens, plan.restart_requests, max(plan.prompt_lengths))
     loading, restarts = measure_restarts(package.backend, package.folder, package.settings, asked, plan.restarts)
     report("loading")(1, 1)
@@ -142,6 +144,7 @@ def measure_device(
         placements=runtime.placement(package.folder, package.settings),
         environment=runtime.versions(),
         drift=drift_of(latency),
+        roofline=roofline_of(package, latency, bandwidth),
         restarts=restarts,
     )
 

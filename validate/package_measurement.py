@@ -7,6 +7,7 @@ from validate.experience import Felt
 from validate.kv_cache import KvCache
 from validate.measurement import Answer, BoundaryGap, DeviceGap, Fidelity, Latency, Loading, Placement
 from validate.parity import TokenizerParity
+from validate.roofline import Roofline
 from validate.soak_figures import Soak
 from validate.steadiness import Conditions, Restarts
 
@@ -35,6 +36,7 @@ class Measurement:
         drift: TTFT in the later half of the rounds over that in the earlier, 1 being a machine that stayed as it was.
         conditions: governor, clock, temperature and load around the measurement.
         restarts: the package in fresh processes: first and later requests apart, and their spread.
+        roofline: decode speed beside what the memory bandwidth measured here allows.
         soak: what it did under load for a long time, where that was asked for.
     """
 
@@ -57,4 +59,5 @@ class Measurement:
     drift: float | None = None
     conditions: Conditions | None = None
     restarts: Restarts | None = None
+    roofline: Roofline | None = None
     soak: Soak | None = None

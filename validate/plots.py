@@ -12,6 +12,7 @@ from validate.latency_plots import draw_first_token, draw_first_token_ecdf, draw
 from validate.placement_plots import draw_placement
 from validate.plot_style import INCHES, LEGEND_COLUMNS, LEGEND_ROW, STYLE, VARIABLES
 from validate.report import Report
+from validate.roofline_plots import draw_roofline
 from validate.search_plots import draw_costs, draw_front
 from validate.soak_plots import draw_soak
 from validate.svg_inline import inline_svg
@@ -86,11 +87,6 @@ def _draw(sketch: Sketch, report: Report) -> str | None:
     return inline_svg(buffer.getvalue(), sketch.name, sketch.title, sketch.caption, VARIABLES)
 
 
-def draw_nothing(_: "Axes", __: Report) -> bool:
-    """For a picture whose figures no stage measures yet."""
-    return False
-
-
 TIMED = "No package was timed."
 SKETCHES = (
     Sketch(
@@ -120,10 +116,10 @@ SKETCHES = (
     Sketch(
         "roofline",
         "Roofline",
-        "Decode speed beside what the machine's memory bandwidth allows.",
+        "Decode speed by context, and above it the dashed line of what this machine's memory bandwidth allows.",
         "latency",
-        "This machine's memory bandwidth was not measured, so there is no roof to draw.",
-        draw_nothing,
+        "No package was timed on a processor whose memory bandwidth was measured, so there is no roof to draw.",
+        draw_roofline,
     ),
     Sketch(
         "size",

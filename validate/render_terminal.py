@@ -9,6 +9,7 @@ from validate import words
 from validate.comparison import KeyFigures, key_figures, key_length
 from validate.felt_words import felt_sentences
 from validate.report import Candidate, DeviceReport, Report, RuntimeReport
+from validate.roofline_words import roofline_sentences
 from validate.safe_text import clean_line
 from validate.search_report import diagnosis_sentences
 from validate.search_words import search_head, search_lines
@@ -43,6 +44,7 @@ def plain_lines(report: Report, path: Path | None = None) -> Iterator[str]:
             yield "  " + clean_line(_figures_line(item, key_figures(item, tokens), tokens))
     yield from _searches(report)
     yield from _felt(report)
+    yield from _roofline(report)
     yield from _open_gates(report)
     yield from (f"diagnosis: {sentence}" for sentence in _diagnoses(report))
     for step, places in words.next_steps(report.devices).items():
@@ -64,6 +66,14 @@ def _felt(report: Report) -> Iterator[str]:
         for item in words.deciding(runtime):
             name = words.package_name(device, item)
             yield from (clean_line(f"{name}: {sentence}") for sentence in felt_sentences(item.measurement))
+
+
+def _roofline(report: Report) -> Iterator[str]:
+    """Whether memory decides how fast the packages that decide are."""
+    for device, runtime in _runtimes(report):
+        for item in words.deciding(runtime):
+            name = words.package_name(device, item)
+            yield from (clean_line(f"{name}: {sentence}") for sentence in roofline_sentences(item.measurement))
 
 
 def _diagnoses(report: Report) -> Iterator[str]:
@@ -92,6 +102,7 @@ def _blocks(report: Report, path: Path | None) -> Iterator["RenderableType"]:
     parts = {
         "Did not pass": _open_gates(report),
         "What users feel": _felt(report),
+        "Roofline": _roofline(report),
         "Weights to blame": _diagnoses(report),
     }
     yield from (_listed(heading, lines) for heading, part in parts.items() if (lines := list(part)))
