@@ -58,6 +58,7 @@ def test_help_is_quick(tmp_path: Path) -> None:
         (("build", "rizen"), 2, "did you mean 'ryzen'"),
         (("build", "null", "--precision", "int5"), 2, "unknown precision 'int5'"),
         (("build", "null", "--model", "smollm3-135m"), 2, "smollm2-135m"),
+        (("search", "null", "--passphrase-env", "SECRET"), 2, "without --sign-key"),
         (("build", "null", "--model", "nowhere/model.gguf"), 2, "nowhere/model.gguf"),
         (("build", "null", "--model", "hf:owner/name"), 2, "40"),
         (("build", "null", "--windows", "31"), 2, "more than the 30 texts"),

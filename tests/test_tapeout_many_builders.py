@@ -12,6 +12,7 @@ from export.digest import digest_bytes
 from tapeout.stage_key import Provenance
 from tapeout.store import Store
 from tapeout.store_care import gc, verify
+from tests.forked import fork
 from tests.tiers import COLLECTIONS, CONCURRENT_BUILDS
 
 BUILDERS = 16
@@ -52,18 +53,6 @@ def builder(root: Path, keys: int, seed: int, start: int) -> None:
     random.Random(seed % 4).shuffle(order)  # noqa: S311 - the same keys at about the same time
     for number in order:
         build(root, number)
-
-
-def fork(work: "partial[None]") -> int:
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            work()
-            code = 0
-        finally:
-            os._exit(code)
-    return child
 
 
 def ended(child: int, deadline: float) -> int:

@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -25,6 +24,7 @@ from tapeout.storage_errors import storage_errors
 from tapeout.store import Store
 from tapeout.store_care import verify
 from targets.errors import IntegrityError, NoSpace, StageFailed, UsageError
+from tests.forked import ended, fork
 
 KEY = digest_bytes(b"key")
 OTHER = digest_bytes(b"other key")
@@ -54,27 +54,8 @@ def fetched(store: Store, key: str = KEY) -> dict[str, bytes] | None:
     return None if found is None else contents(found[1])
 
 
-def fork(work: Callable[[], object]) -> int:
-    """Start `work` in a child; the exit code is 0 only if it returns."""
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            work()
-            code = 0
-        finally:
-            if code:
-                traceback.print_exc()
-            os._exit(code)
-    return child
-
-
 def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
-
-
-def ended(child: int) -> int:
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 @pytest.fixture

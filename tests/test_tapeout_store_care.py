@@ -4,8 +4,6 @@ import os
 import shutil
 import signal
 import time
-import traceback
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,6 +15,7 @@ from tapeout.durable_files import write_whole
 from tapeout.stage_key import Provenance, Record
 from tapeout.store import Store
 from tapeout.store_care import GRACE_SECONDS, GcResult, gc, stats, verify
+from tests.forked import ended, fork
 
 KEYS = [digest_bytes(bytes([number])) for number in range(6)]
 DAY = 24 * 3600
@@ -39,24 +38,6 @@ def age(store: Store, seconds: float = 2 * DAY) -> None:
 def data_of(store: Store, key: str) -> bytes | None:
     found = store.read(key)
     return None if found is None else (found[1] / "blob").read_bytes()
-
-
-def fork(work: Callable[[], object]) -> int:
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            work()
-            code = 0
-        finally:
-            if code:
-                traceback.print_exc()
-            os._exit(code)
-    return child
-
-
-def ended(child: int) -> int:
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 def gone(child: int) -> bool:
