@@ -54,6 +54,7 @@ class OnnxRuntimeBackend:
         import onnx_ir as ir
 
         from compile.kv_cache import cache_scales, quantize_cache
+        from compile.last_position import keep_last_position
         from compile.onnxruntime_lowering import lower_for_onnxruntime
 
         refuse_options(options, ("kv_cache",), self.name)
@@ -61,6 +62,7 @@ class OnnxRuntimeBackend:
         choose(cache, dict.fromkeys(KV_CACHES), "KV cache")
         model = ir.load(quantized.graph)
         packed = lower_for_onnxruntime(model, quantized.facts, ACCURACY_LEVEL)
+        keep_last_position(model)
         if cache == "int8":
             quantize_cache(model, cache_scales(quantized))
         ir.save(model, out / GRAPH, external_data=WEIGHTS)

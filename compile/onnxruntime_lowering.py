@@ -25,6 +25,9 @@ from quantize.hub_weights import add_initializer, is_quantized, read_weight, wei
 
 MICROSOFT = "com.microsoft"
 
+# What gives a sequence's valid tokens less one [batch], and the tokens of the longest one with padding [], both int32.
+SEQLENS_NODE, LENGTH_NODE = "seqlens/Cast", "total/Cast"
+
 
 @dataclass
 class Lowering:
@@ -88,8 +91,8 @@ def sequence_lengths(lowering: Lowering) -> list[ir.Value]:
     steps.append(ir.node("Sub", [steps[0].outputs[0], one], name="seqlens/Sub"))
     steps.append(ir.node("Gather", [steps[1].outputs[0], column], {"axis": 0}, name="total/Gather"))
     casts = [
-        ir.node("Cast", [node.outputs[0]], {"to": ir.DataType.INT32.value}, name=f"{name}/Cast")
-        for name, node in (("seqlens", steps[2]), ("total", steps[3]))
+        ir.node("Cast", [node.outputs[0]], {"to": ir.DataType.INT32.value}, name=name)
+        for name, node in ((SEQLENS_NODE, steps[2]), (LENGTH_NODE, steps[3]))
     ]
     graph.insert_before(graph[0], [*steps, *casts])
     return [cast.outputs[0] for cast in casts]

@@ -20,7 +20,7 @@ from targets.errors import UsageError
 from tests.conftest import Packages, QuantizedVariants
 from tests.tiny_build import GOLDEN
 from validate.golden import LONG, Golden, measure_golden
-from validate.kv_cache import KvCache, float_cache_session, measure_kv_cache, onnxruntime_session
+from validate.kv_cache import KvCache, measure_kv_cache, onnxruntime_session
 from validate.onnx_cache import with_float_cache
 from validate.onnxruntime_runtime import OnnxRuntime
 from validate.openvino_runtime import OpenVino
@@ -142,7 +142,7 @@ def test_the_float_cache_is_the_package_without_the_option(
     assert long is not None
     tokens, _ = long
     plain = onnxruntime_session(tiny_packages["llama", "w8-sym", "onnxruntime"].folder, 96).step(tokens)
-    assert np.array_equal(float_cache_session(eight_bits.folder, 96).step(tokens), plain)
+    assert np.array_equal(onnxruntime_session(eight_bits.folder, 96, (with_float_cache,)).step(tokens), plain)
     assert not np.array_equal(onnxruntime_session(eight_bits.folder, 96).step(tokens), plain)
 
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from compile.package import Package
 from export.parity import HubSession
 from quantize.quantizer import QuantizedModel
+from validate.onnx_positions import with_all_positions
 
 FLOAT32 = {"INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0, "KV_CACHE_PRECISION": "f32"}
 
@@ -43,7 +44,7 @@ class OpenVinoSession:
 
 
 class GenAiSession:
-    """A package in onnxruntime_genai, its kernels told to multiply in float32."""
+    """A package in onnxruntime_genai, its kernels told to multiply in float32 and its head to read all positions."""
 
     def __init__(self, folder: Path, scratch: Path) -> None:
         import onnxruntime_genai
@@ -64,13 +65,15 @@ def with_accuracy_level(folder: Path, level: int, out: Path) -> None:
     import onnx
 
     shutil.copytree(folder, out, dirs_exist_ok=True)
-    model = onnx.load(out / "model.onnx", load_external_data=False)
+    graph = out / "model.onnx"
+    graph.write_bytes(with_all_positions(graph.read_bytes()))
+    model = onnx.load(graph, load_external_data=False)
     attributes = [attribute for node in model.graph.node for attribute in node.attribute]
     levels = [attribute for attribute in attributes if attribute.name == "accuracy_level"]
     assert levels
     for attribute in levels:
         attribute.i = level
-    onnx.save(model, out / "model.onnx")
+    onnx.save(model, graph)
 
 
 def open_session(package: Package, scratch: Path) -> Session:

@@ -1,8 +1,6 @@
 """What the KV cache's precision saves and costs at long context, through the runtime that ships."""
 
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -152,7 +150,10 @@ def onnxruntime_sessions(
     if shipped == "float32":
         yield Opened(shipped, ONNXRUNTIME_BITS[shipped], None)
         return
-    yield Opened("float32", ONNXRUNTIME_BITS["float32"], lambda: float_cache_session(package.folder, length))
+    float_cache = (with_float_cache,)
+    yield Opened(
+        "float32", ONNXRUNTIME_BITS["float32"], lambda: onnxruntime_session(package.folder, length, float_cache)
+    )
     yield Opened(shipped, ONNXRUNTIME_BITS[shipped], lambda: onnxruntime_session(package.folder, length))
 
 
@@ -160,23 +161,13 @@ Opener = Callable[[Runtime, Package, tuple[str, ...], int], Iterator[Opened]]
 OPENERS: Mapping[str, Opener] = {"openvino": openvino_sessions, "onnxruntime": onnxruntime_sessions}
 
 
-def onnxruntime_session(folder: Path, length: int) -> Session:
-    """A package's session with room for `length` tokens."""
+def onnxruntime_session(folder: Path, length: int, changes: Sequence[Callable[[bytes], bytes]] = ()) -> Session:
+    """A package's session with room for `length` tokens, `changes` made to its graph."""
     from validate.onnxruntime_runtime import OnnxRuntimeSession
 
-    session = OnnxRuntimeSession(folder)
+    session = OnnxRuntimeSession(folder, changes)
     session.capacity = length + ROOM
     return session
-
-
-def float_cache_session(folder: Path, length: int) -> Session:
-    """The same with a float32 cache; the copy is gone when this returns, the model loaded."""
-    with tempfile.TemporaryDirectory() as copy:
-        shutil.copytree(folder, copy, dirs_exist_ok=True, copy_function=shutil.copyfile)
-        graph = Path(copy) / "model.onnx"
-        graph.chmod(0o600)
-        graph.write_bytes(with_float_cache(graph.read_bytes()))
-        return onnxruntime_session(Path(copy), length)
 
 
 def long_divergence(session: Session, tokens: NDArray[np.int64], reference: Reference) -> float:

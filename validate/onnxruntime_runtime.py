@@ -1,11 +1,12 @@
 """ONNX Runtime: packages through onnxruntime_genai, which also gives the logits."""
 
+import functools
 import itertools
 import json
 import shutil
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,11 @@ from validate.graph_assignment import RECORD, read_assignment
 from validate.measurement import Placement
 from validate.onnx_cache import with_float_cache
 from validate.onnx_graph import weight_bytes
+from validate.onnx_positions import with_all_positions
 from validate.runtime import WEIGHTS, Coverage, Generation
+
+# From a serialized graph to another one.
+Change = Callable[[bytes], bytes]
 
 GRAPH = "model.onnx"
 PROVIDER = "CPUExecutionProvider"
@@ -41,13 +46,10 @@ class OnnxRuntime:
         """Load the package as it ships, or a copy that multiplies in float32."""
         if setting != WEIGHTS:
             return OnnxRuntimeSession(package)
-        with tempfile.TemporaryDirectory() as folder:
-            shutil.copytree(package, folder, dirs_exist_ok=True, copy_function=shutil.copyfile)
-            graph = Path(folder) / GRAPH
-            graph.chmod(0o600)
-            data = with_accuracy_level(graph.read_bytes(), int(settings["accuracy_level"]), FLOAT32_LEVEL)
-            graph.write_bytes(with_float_cache(data))
-            return OnnxRuntimeSession(Path(folder))
+        shipped = int(settings["accuracy_level"])
+        return OnnxRuntimeSession(
+            package, (lambda graph: with_accuracy_level(graph, shipped, FLOAT32_LEVEL), with_float_cache)
+        )
 
     def pipeline(self, package: Path, settings: Mapping[str, Any]) -> "OnnxRuntimePipeline":
         """Load the package as a product would."""
@@ -84,11 +86,22 @@ def with_accuracy_level(graph: bytes, shipped: int, level: int) -> bytes:
 class OnnxRuntimeSession:
     """A generator used for its logits, one sequence."""
 
-    def __init__(self, package: Path) -> None:
+    def __init__(self, package: Path, changes: Sequence[Change] = ()) -> None:
+        """Load a package, its head over all positions, or a copy with `changes` made to its graph as well."""
         import onnxruntime_genai
 
         self.genai = onnxruntime_genai
-        self.model = onnxruntime_genai.Model(str(package))
+        graph = package / GRAPH
+        stored = graph.read_bytes() if graph.is_file() else b""
+        changed = functools.reduce(lambda data, change: change(data), changes, with_all_positions(stored))
+        if changed == stored:
+            self.model = onnxruntime_genai.Model(str(package))
+        else:
+            with tempfile.TemporaryDirectory() as copy:
+                shutil.copytree(package, copy, dirs_exist_ok=True, copy_function=shutil.copyfile)
+                (Path(copy) / GRAPH).chmod(0o600)
+                (Path(copy) / GRAPH).write_bytes(changed)
+                self.model = onnxruntime_genai.Model(copy)
         context = json.loads((package / "genai_config.json").read_text())["model"]["context_length"]
         self.capacity = min(int(context), WINDOW_ROOM)
         self.generator: Any = None
