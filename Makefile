@@ -7,11 +7,14 @@ precision := ladder
 strict :=
 baseline :=
 python :=
+bundle :=
+peers :=
+rounds := 5
 
 .DEFAULT_GOAL := $(if $(target),build,help)
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help named build plan targets doctor test test-deep lint format verify-store clean clean-store
+.PHONY: help named build plan bench targets doctor test test-deep lint format verify-store clean clean-store
 
 VENV := .venv
 BUILD := $(VENV)/.installed-build
@@ -42,6 +45,9 @@ build: named $(BUILD) ## what `make target=NAME` runs
 
 plan: named $(BUILD) ## say for each stage of target=NAME whether it would run, and why
 	@$(TAPEOUT) plan $(request)
+
+bench: $(BUILD) ## time the CPU packages of bundle=FOLDER beside peers=FILE (docs/performance.md), rounds=5
+	@$(TAPEOUT) bench $(call quoted,bundle) --rounds $(call quoted,rounds) $(if $(peers),--peers $(call quoted,peers))
 
 targets: $(BUILD) ## list the products that can be named as target=NAME
 	@$(TAPEOUT) targets

@@ -42,7 +42,17 @@ def main(context: click.Context, store: Path | None, debug: bool) -> None:
 
 def add_commands() -> None:
     """Attach the commands; their modules import little, so that `--help` stays quick."""
-    from tapeout import cli_build, cli_diff, cli_inspect, cli_report, cli_seal, cli_search, cli_soak, cli_store
+    from tapeout import (
+        cli_bench,
+        cli_build,
+        cli_diff,
+        cli_inspect,
+        cli_report,
+        cli_seal,
+        cli_search,
+        cli_soak,
+        cli_store,
+    )
 
     for command in (
         cli_build.build,
@@ -50,6 +60,7 @@ def add_commands() -> None:
         cli_search.search,
         cli_build.validate,
         cli_soak.soak,
+        cli_bench.bench,
         cli_report.report,
         cli_report.schema,
         cli_seal.sign,
