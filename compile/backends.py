@@ -73,7 +73,7 @@ BACKENDS: dict[str, BackendEntry] = {
     "ryzen-ai": BackendEntry(
         "ryzen_ai_backend",
         "RyzenAiBackend",
-        ("nncf", "onnx-ir", "onnxruntime", "safetensors"),
+        ("onnx-ir", "onnxruntime", "safetensors"),
         ("quark_load", "quark_pins"),
         options="ryzen_ai_options",
     ),

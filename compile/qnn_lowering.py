@@ -188,6 +188,7 @@ def split_heads(graph: ir.Graph, projection: ir.Value, sizes: tuple[int, int, in
         before = producer(norm.inputs[0], "Reshape")
         if before is not None:
             before.replace_input_with(1, constant(graph, f"shape.{heads}x{size}.list", (1, tokens * heads, size)))
+            before.outputs[0].shape = norm.outputs[0].shape = None
     return [split, ir.node("Transpose", [split.outputs[0]], {"perm": [0, 2, 1, 3]}, name=f"{name}/Transpose")]
 
 

@@ -58,7 +58,7 @@ class RyzenAiBackend:
 
     def tools(self) -> Mapping[str, str]:
         """Versions of the graph library, of the runtime whose kernels the graph names, and of what rounds the head."""
-        return {tool: version(tool) for tool in ("onnx-ir", "onnxruntime", "nncf", "safetensors")}
+        return {tool: version(tool) for tool in ("onnx-ir", "onnxruntime", "safetensors")}
 
     def compile_package(
         self,

@@ -10,7 +10,7 @@ from onnx_ir.passes import common
 
 from compile.quark_checkpoint import HEAD
 from quantize.hub_weights import WeightUse, add_initializer, is_quantized, read_weight, replace_weight
-from quantize.nncf_backend import quantize_weight
+from quantize.nearest import quantize_weight
 from quantize.scheme import parse_scheme
 from quantize.weight import QuantizedWeight
 from targets.errors import StageFailed
@@ -33,7 +33,7 @@ def round_head(hub: ir.Model) -> None:
     float_head = add_initializer(hub.graph, "head.float", table.dequantize().T)
     matmul.replace_input_with(1, float_head)
     common.RemoveUnusedNodesPass()(hub)  # an untied head's former weight, whose name is needed
-    replace_weight(hub, WeightUse(HEAD, float_head, linear=True, embedding=True), head)
+    replace_weight(hub, WeightUse(HEAD, float_head, linear=True, embedding=True, stored=float_head), head)
 
 
 def rounded(table: QuantizedWeight) -> QuantizedWeight:

@@ -1,8 +1,8 @@
-"""Compare the hub's logits with PyTorch's: one prefill and three decode steps."""
+"""Compare the hub's logits with a reference's: one prefill and three decode steps."""
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,17 +21,21 @@ SEED = 20260101
 
 @dataclass(frozen=True)
 class Parity:
-    """The largest absolute difference of logits between the hub and PyTorch, both in float32.
+    """The largest absolute difference of logits between the hub and a reference, both in float32.
 
     Attributes:
         prefill: over all positions of `PREFILL_TOKENS` random tokens.
         decode: for each of the steps that follow, greedy tokens, KV cache carried along.
         logits_scale: the largest absolute logit seen, to read the differences against.
+        reference: what was compared with: `PyTorch`, or `NumPy` for the plain decoder of `export.reference`.
+        layers: which layers both were made of; empty for all.
     """
 
     prefill: float
     decode: tuple[float, ...]
     logits_scale: float
+    reference: str = "PyTorch"
+    layers: tuple[int, ...] = ()
 
     @property
     def worst(self) -> float:
@@ -39,25 +43,40 @@ class Parity:
         return max(self.prefill, *self.decode)
 
 
-def check_parity(torch_model: "torch.nn.Module", graph: Path, facts: ModelFacts) -> Parity:
-    """Run both models on the same tokens.
+def check_parity(torch_model: "torch.nn.Module", graph: Path, facts: ModelFacts, weights: Path | None = None) -> Parity:
+    """Run both models on the same tokens; `weights` is where the graph's external data are, if not beside it.
 
     Raises:
         StageFailed: a difference above `MAX_ABS_DIFFERENCE`.
     """
-    tokens = np.random.default_rng(SEED).integers(0, facts.vocab_size, (1, PREFILL_TOKENS), dtype=np.int64)
-    hub = HubSession(graph, facts)
-    reference = TorchSession(torch_model)
+    return compare(HubSession(graph, facts, weights), TorchSession(torch_model), facts.vocab_size, "PyTorch")
+
+
+class Session(Protocol):
+    """One sequence through one model."""
+
+    def step(self, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Logits [1, n, vocab] of the next `n` tokens [1, n]."""
+        ...
+
+
+def compare(hub: Session, reference: Session, vocab_size: int, name: str, layers: tuple[int, ...] = ()) -> Parity:
+    """Run both on the same tokens, the reference's greedy ones after the first step.
+
+    Raises:
+        StageFailed: a difference above `MAX_ABS_DIFFERENCE`.
+    """
+    tokens = np.random.default_rng(SEED).integers(0, vocab_size, (1, PREFILL_TOKENS), dtype=np.int64)
     differences, scale = [], 0.0
     for _ in range(1 + DECODE_STEPS):
         ours, theirs = hub.step(tokens), reference.step(tokens)
         differences.append(float(np.abs(ours - theirs).max()))
         scale = max(scale, float(np.abs(theirs).max()))
         tokens = theirs[:, -1:].argmax(-1)
-    parity = Parity(differences[0], tuple(differences[1:]), scale)
+    parity = Parity(differences[0], tuple(differences[1:]), scale, name, layers)
     if not parity.worst <= MAX_ABS_DIFFERENCE:  # written so that NaN fails
         raise StageFailed(
-            f"the hub's logits differ from PyTorch's by {parity.worst:.2e} (at most {MAX_ABS_DIFFERENCE:.0e})",
+            f"the hub's logits differ from {name}'s by {parity.worst:.2e} (at most {MAX_ABS_DIFFERENCE:.0e})",
             "report this model: its export is wrong",
         )
     return parity
@@ -66,10 +85,20 @@ def check_parity(torch_model: "torch.nn.Module", graph: Path, facts: ModelFacts)
 class HubSession:
     """The hub in ONNX Runtime on the CPU in float32, one sequence, the KV cache carried from step to step."""
 
-    def __init__(self, graph: Path, facts: ModelFacts) -> None:
+    def __init__(self, graph: Path | bytes, facts: ModelFacts, weights: Path | None = None) -> None:
+        """Open a graph.
+
+        Args:
+            graph: the ONNX file, or its bytes.
+            facts: its sizes.
+            weights: the folder of its external data, where that is not the graph's.
+        """
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
+        if weights is not None:
+            options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(weights))
+            graph = graph.read_bytes() if isinstance(graph, Path) else graph
         # A quantized hub's products become MatMulNBits as the session starts, by default on int8 activations.
         options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
         self.session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])

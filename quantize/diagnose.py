@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from export.hub import OnnxModel
+from export.hub import OnnxModel, load_hub
 from quantize.folds import READ, folded, read_factors
 from quantize.quantizer import QuantizedModel
 from quantize.traced_hub import TracedHub
@@ -119,10 +119,10 @@ def diagnose(
 
     from quantize.hub_weights import find_weights, quantized_weights
 
-    model = ir.load(hub.graph)
+    model = load_hub(hub)
     factors = read_factors(quantized.folder)
     floats = {use.name: folded(use.array(), use.name, factors) for use in find_weights(model, hub.facts.vocab_size)}
-    float_hub, quantized_hub = TracedHub(hub.graph, hub.facts), TracedHub(quantized.graph, hub.facts)
+    float_hub, quantized_hub = TracedHub(hub.graph, hub.facts, hub.weights), TracedHub(quantized.graph, hub.facts)
     reads = matmul_inputs(model)
     logits, inputs = float_hub.run(tokens, sorted(set(reads.values())))
     stored = {name: weight for name, _, weight in quantized_weights(ir.load(quantized.graph))}
@@ -147,10 +147,12 @@ def diagnose(
 
 def matmul_inputs(hub: Any) -> dict[str, str]:
     """Name of the tensor that each linear weight of a float hub multiplies, by the weight's name."""
+    from quantize.hub_weights import stored_weight
+
     return {
-        node.inputs[1].name.removesuffix("_transposed"): node.inputs[0].name
+        str(stored.name).removesuffix("_transposed"): node.inputs[0].name
         for node in hub.graph
-        if node.op_type == "MatMul" and node.inputs[1].const_value is not None and node.inputs[1].name is not None
+        if node.op_type == "MatMul" and (stored := stored_weight(node.inputs[1])) is not None
     }
 
 

@@ -9,11 +9,14 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from export.hub_passes import producer
+from export.tensor_file import FOUR_BITS, TensorFile, read_tensor
 from quantize.weight import QuantizedWeight
 from targets.errors import StageFailed
 
 # (bits, symmetric) -> how a code is stored: signed around zero, or unsigned with a zero point.
 CODE_TYPES = {(4, True): ml_dtypes.int4, (4, False): ml_dtypes.uint4, (8, True): np.int8, (8, False): np.uint8}
+
+FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16})
 
 # A weight's name is kept in that of the node which dequantizes it.
 SUFFIX = "/DequantizeLinear"
@@ -25,20 +28,33 @@ class WeightUse:
 
     Attributes:
         name: of the module that owns it, as in the checkpoint (`model.layers.0.self_attn.q_proj.weight`).
-        value: the initializer: [in, out] for a linear weight, [vocab, hidden] for the embedding table.
-        linear: a MatMul reads it, so it is stored transposed.
+        value: what is read: [in, out] for a linear weight, [vocab, hidden] for the embedding table.
+        linear: a MatMul reads it.
         embedding: the embedding table or the head, which a 4-bit scheme keeps in 8 bits.
+        stored: the initializer behind `value`: `value` itself, or what a Cast and a Transpose make `value` of.
     """
 
     name: str
     value: ir.Value
     linear: bool
     embedding: bool
+    stored: ir.Value
 
     @property
     def in_channels(self) -> int:
         """Weights that make up one output."""
-        return int(self.tensor.numpy().shape[0 if self.linear else 1])
+        return self.shape[1]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Outputs and inputs."""
+        rows, columns = self.tensor.shape.numpy()
+        return (columns, rows) if self.flipped else (rows, columns)
+
+    @property
+    def flipped(self) -> bool:
+        """Whether it is stored [in, out]."""
+        return self.linear and producer(self.value, "Transpose") is None
 
     @property
     def tensor(self) -> ir.TensorProtocol:
@@ -47,14 +63,14 @@ class WeightUse:
         Raises:
             StageFailed: the initializer has none.
         """
-        if self.value.const_value is None:
+        if self.stored.const_value is None:
             raise StageFailed(f"{self.name} has no data", "export the hub again")
-        return self.value.const_value
+        return self.stored.const_value
 
     def array(self) -> NDArray[np.float32]:
-        """[out, in] float32."""
-        weight = self.tensor.numpy()
-        return np.ascontiguousarray(weight.T if self.linear else weight)
+        """[out, in] float32, in memory of its own."""
+        weight = read_tensor(self.tensor)
+        return np.ascontiguousarray(weight.T if self.flipped else weight, np.float32)
 
 
 def find_weights(hub: ir.Model, vocab_size: int) -> list[WeightUse]:
@@ -64,24 +80,36 @@ def find_weights(hub: ir.Model, vocab_size: int) -> list[WeightUse]:
         if node.op_type not in {"MatMul", "Gather"}:
             continue
         value = node.inputs[1] if node.op_type == "MatMul" else node.inputs[0]
-        if value is None or value.name is None or value.const_value is None:
+        stored = stored_weight(value)
+        if value is None or stored is None or stored.name is None or stored.const_value is None:
             continue
-        tensor = value.const_value
-        if len(tensor.shape) != 2 or tensor.dtype != ir.DataType.FLOAT:
-            continue
-        name = value.name.removesuffix("_transposed")
-        embedding = node.op_type == "Gather" or tensor.shape[1] == vocab_size
-        found.setdefault(value.name, WeightUse(name, value, node.op_type == "MatMul", embedding))
+        name = stored.name.removesuffix("_transposed")
+        embedding = node.op_type == "Gather" or vocab_size in stored.const_value.shape.numpy()
+        use = WeightUse(name, value, node.op_type == "MatMul", embedding, stored)
+        found.setdefault(stored.name, use)
     return list(found.values())
 
 
-def replace_weight(hub: ir.Model, use: WeightUse, weight: QuantizedWeight) -> None:
-    """Store `weight` [out, in] in place of the float one and dequantize it where that was read."""
+def stored_weight(value: ir.Value | None) -> ir.Value | None:
+    """The float matrix behind a value, looking through a Transpose and a Cast, or None."""
+    for op_type in ("Transpose", "Cast"):
+        node = producer(value, op_type)
+        value = node.inputs[0] if node is not None else value
+    if value is None or value.const_value is None or len(value.const_value.shape) != 2:
+        return None
+    return value if value.const_value.dtype in FLOATS else None
+
+
+def replace_weight(hub: ir.Model, use: WeightUse, weight: QuantizedWeight, file: TensorFile | None = None) -> None:
+    """Store `weight` [out, in] in place of the float one and dequantize it where that was read.
+
+    With a `file`, its numbers go there and are not held.
+    """
     graph = hub.graph
-    inputs = [add_initializer(graph, f"{use.name}.codes", storage(weight)), scale_input(graph, use.name, weight)]
+    arrays = {"codes": storage(weight), "scales": squeeze_groups(weight.scales)}
     if weight.zero_points is not None:
-        zero_points = weight.zero_points.astype(CODE_TYPES[weight.bits, False])
-        inputs.append(add_initializer(graph, f"{use.name}.zero_points", squeeze_groups(zero_points)))
+        arrays["zero_points"] = squeeze_groups(weight.zero_points.astype(CODE_TYPES[weight.bits, False]))
+    inputs = [add_initializer(graph, f"{use.name}.{kind}", array, file) for kind, array in arrays.items()]
     grouped = weight.scales.shape[1] > 1
     dequantize = ir.node(
         "DequantizeLinear",
@@ -98,15 +126,18 @@ def replace_weight(hub: ir.Model, use: WeightUse, weight: QuantizedWeight) -> No
         transpose.outputs[0].name = f"{use.name}.transposed"
         graph.insert_after(dequantize, transpose)
         result = transpose.outputs[0]
-    old_name = use.value.name
     use.value.replace_all_uses_with(result)
-    if old_name is not None:
-        del graph.initializers[old_name]
+    remove_float(graph, use)
 
 
-def scale_input(graph: ir.Graph, name: str, weight: QuantizedWeight) -> ir.Value:
-    """The scales as an initializer: [out, groups], or [out] when channel-wise."""
-    return add_initializer(graph, f"{name}.scales", squeeze_groups(weight.scales))
+def remove_float(graph: ir.Graph, use: WeightUse) -> None:
+    """Drop the float weight and what was made of it, once nothing reads them."""
+    value: ir.Value | None = use.value
+    while value is not None and (node := value.producer()) is not None:
+        value = node.inputs[0]
+        graph.remove(node, safe=True)
+    if use.stored.name is not None:
+        del graph.initializers[use.stored.name]
 
 
 def squeeze_groups(values: NDArray[np.generic]) -> NDArray[np.generic]:
@@ -119,9 +150,10 @@ def storage(weight: QuantizedWeight) -> NDArray[np.generic]:
     return weight.stored_codes().astype(CODE_TYPES[weight.bits, weight.zero_points is None])
 
 
-def add_initializer(graph: ir.Graph, name: str, array: NDArray[np.generic]) -> ir.Value:
-    """Register `array` as the initializer `name`."""
-    tensor = ir.tensor(np.ascontiguousarray(array), name=name)
+def add_initializer(graph: ir.Graph, name: str, array: NDArray[np.generic], file: TensorFile | None = None) -> ir.Value:
+    """Register `array` as the initializer `name`; with a `file` its numbers go there."""
+    array = np.ascontiguousarray(array)
+    tensor = ir.tensor(array, name=name) if file is None else file.append(name, array)
     value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
     graph.register_initializer(value)
     return value
@@ -150,14 +182,15 @@ def read_weight(dequantize: ir.Node) -> QuantizedWeight:
     tensors = [value.const_value for value in dequantize.inputs if value is not None]
     if any(tensor is None for tensor in tensors):
         raise StageFailed(f"{dequantize.name} dequantizes something that is not stored", "quantize the hub again")
-    arrays = [tensor.numpy() for tensor in tensors if tensor is not None]
+    stored = [tensor for tensor in tensors if tensor is not None]
+    arrays = [read_tensor(tensor) for tensor in stored]
     codes = arrays[0].astype(np.int16)
     scales = arrays[1].reshape(codes.shape[0], -1)
     zero_points = None
     if len(arrays) > 2:
         zero_points = arrays[2].astype(np.int16).reshape(scales.shape)
         codes = codes - np.repeat(zero_points, codes.shape[1] // scales.shape[1], axis=1)
-    bits = 4 if "int4" in str(arrays[0].dtype) else 8
+    bits = 4 if stored[0].dtype in FOUR_BITS else 8
     return QuantizedWeight(codes, scales, zero_points, bits)
 
 

@@ -5,13 +5,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from export.hub import GRAPH, WEIGHTS, OnnxModel, copy_side_files
+from export.hub import GRAPH, WEIGHTS, OnnxModel, copy_side_files, load_hub
 from export.model import ModelFacts
 from quantize.awq import Fold
 from quantize.calibrated import CalibratedInputs, quantize_decoder
 from quantize.folds import replace_vectors, write_fold
 from quantize.precision import conditions
 from quantize.recipe import ClipPlan, Recipe, parse_recipe, recipe_name
+from quantize.scheme import Scheme
 from quantize.weight import QuantizedWeight, digest_weights
 from targets.errors import NotForModel, StageFailed, UsageError
 
@@ -82,27 +83,32 @@ def quantize_model(
     """
     import onnx_ir as ir
 
+    from export.tensor_file import TensorFile
     from quantize.hub_weights import find_weights, replace_weight
 
     plan = parse_recipe(recipe) if isinstance(recipe, str) else recipe
-    model = ir.load(hub.graph)
+    model = load_hub(hub)
     uses = find_weights(model, hub.facts.vocab_size)
     refuse_useless_groups(plan, [use.in_channels for use in uses if not use.embedding])
-    weights, fold = recipe_weights(plan, uses, inputs, progress)
-    counts: dict[str, int] = {}
-    for use in uses:
-        replace_weight(model, use, weights[use.name])
-        counts[f"int{weights[use.name].bits}"] = counts.get(f"int{weights[use.name].bits}", 0) + 1
-    if not counts.get(plan.format.precision):
+    held, fold = calibrated_weights(plan, uses, inputs, progress)
+    if plan.format.bits not in {held[use.name].bits if use.name in held else scheme_of(plan, use).bits for use in uses}:
         raise StageFailed(
             f"{recipe_name(plan)} quantized no weight of the hub", "report this model: its weights were not found"
         )
+    digests, kept, counts = {}, [], dict[str, int]()
+    with TensorFile(out / WEIGHTS) as file:
+        for use in uses:
+            weight = held.pop(use.name, None) or round_weight(plan, use)
+            replace_weight(model, use, weight, file)
+            digests[use.name] = weight.digest()
+            counts[f"int{weight.bits}"] = counts.get(f"int{weight.bits}", 0) + 1
+            kept += [use.name] if not use.embedding and weight.bits > plan.format.bits else []
+            if not plan.calibrated:
+                progress(len(digests), len(uses))
     vectors = replace_vectors(model, fold)
-    ir.save(model, out / GRAPH, external_data=WEIGHTS)
+    ir.save(model, out / GRAPH)
     copy_side_files(hub.folder, out)
     write_fold(fold, out)
-    digests = {use.name: weights[use.name].digest() for use in uses}
-    kept = (use.name for use in uses if not use.embedding and weights[use.name].bits > plan.format.bits)
     calibrated = inputs is not None and plan.calibrated
     return QuantizedModel(
         folder=out,
@@ -120,34 +126,24 @@ def quantize_model(
     )
 
 
-def recipe_weights(
+def calibrated_weights(
     recipe: Recipe, uses: "list[WeightUse]", inputs: CalibratedInputs | None, progress: Progress
 ) -> tuple[dict[str, QuantizedWeight], Fold]:
-    """The quantized weight of every use by name, and what was folded into them.
+    """What a recipe that looks at more than the weights makes of them, by name, and what it folded into them.
 
-    Embedding tables and heads are rounded to nearest in every recipe: in 8 bits there is nothing to gain.
+    Empty for any other recipe: its weights are rounded one at a time.
 
     Raises:
         StageFailed: the calibrated decoder and the hub do not have the same weights.
         UsageError: as `quantize_model`.
     """
-    from quantize.nncf_backend import quantize_weight
-
-    plain = uses if recipe.rounding is None and not recipe.calibrated else [use for use in uses if use.embedding]
-    found: dict[str, QuantizedWeight] = {}
-    for use in plain:
-        scheme = recipe.format.embedding if use.embedding else recipe.format.for_inputs(use.in_channels)
-        found[use.name] = quantize_weight(use.array(), scheme)
-        progress(len(found), len(uses))
-    rest = [use for use in uses if use.name not in found]
-    if not rest:
-        return found, Fold()
     if not recipe.calibrated:
-        return found | clipped(recipe, rest, lambda done, _: progress(len(found) + done, len(uses))), Fold()
+        return {}, Fold()
     if inputs is None:
         raise UsageError(f"{recipe_name(recipe)} needs calibration text and the float model", "calibrate first")
-    placed = quantize_decoder(recipe, inputs, found, progress)
-    strange = {use.name for use in rest} ^ set(placed.weights)
+    found = {use.name: round_weight(recipe, use) for use in uses if use.embedding}
+    placed = quantize_decoder(recipe, inputs, found, lambda done, all_: progress(len(found) + done, len(found) + all_))
+    strange = {use.name for use in uses if not use.embedding} ^ set(placed.weights)
     if strange:
         raise StageFailed(
             f"the hub and the float model do not have the same weights: {', '.join(sorted(strange)[:3])}",
@@ -156,20 +152,27 @@ def recipe_weights(
     return found | {name: weight.quantized() for name, weight in placed.weights.items()}, placed.fold
 
 
-def clipped(recipe: Recipe, uses: "list[WeightUse]", progress: Progress) -> dict[str, QuantizedWeight]:
-    """Weights rounded one by one, each with the scales of least squared error."""
+def scheme_of(recipe: Recipe, use: "WeightUse") -> Scheme:
+    """The format of a weight that is rounded for itself."""
+    return recipe.format.embedding if use.embedding else recipe.format.for_inputs(use.in_channels)
+
+
+def round_weight(recipe: Recipe, use: "WeightUse") -> QuantizedWeight:
+    """One weight, rounded for itself.
+
+    Embedding tables and heads are rounded to nearest in every recipe: in 8 bits there is nothing to gain.
+    """
+    from quantize.nearest import quantize_weight
+
+    scheme = scheme_of(recipe, use)
+    if use.embedding or (recipe.rounding is None and not recipe.calibrated):
+        return quantize_weight(use.array(), scheme)
     import torch
 
     from quantize.grid import fit
 
     plan = recipe.rounding if isinstance(recipe.rounding, ClipPlan) else ClipPlan()
-    found: dict[str, QuantizedWeight] = {}
-    for use in uses:
-        found[use.name] = fit(
-            torch.from_numpy(use.array()), recipe.format.for_inputs(use.in_channels), plan
-        ).quantized()
-        progress(len(found), len(uses))
-    return found
+    return fit(torch.from_numpy(use.array()), scheme, plan).quantized()
 
 
 def refuse_useless_groups(recipe: Recipe, in_channels: list[int]) -> None:

@@ -13,11 +13,13 @@ from export.model import ModelFacts
 class TracedHub:
     """A hub whose graph is changed for a run; its files are not."""
 
-    def __init__(self, graph: Path, facts: ModelFacts) -> None:
+    def __init__(self, graph: Path, facts: ModelFacts, weights: Path | None = None) -> None:
+        """Read `graph`; `weights` is the folder of its external data, where that is not its own."""
         import onnx
 
         self.graph = graph
         self.facts = facts
+        self.weights = weights or graph.parent
         self.proto = onnx.load(graph, load_external_data=False)
 
     def run(
@@ -63,7 +65,7 @@ class TracedHub:
                         node.input[position] = f"{name}.restored"
         options = onnxruntime.SessionOptions()
         options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
-        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(self.graph.parent))
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(self.weights))
         return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
     def feeds(self, session: Any, tokens: NDArray[np.int64]) -> dict[str, NDArray[Any]]:

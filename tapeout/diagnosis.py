@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from quantize.diagnose import Diagnosed
 from tapeout.executor import Done, Executor
 from tapeout.jobs import CandidateJobs, Job, Plan
+from tapeout.planning import with_weights
 from tapeout.results import value_of
 from targets.errors import TapeoutError
 from targets.status import Verdict
@@ -31,10 +32,8 @@ def diagnose_devices(
     found, jobs = [], dict[Job, Job]()
     for device, backend, candidate in failing(devices):
         quantized = quantize_job_of(plan.candidates, device, backend, candidate.scheme)
-        job = jobs.setdefault(
-            quantized,
-            Job("diagnose", candidate.scheme, {}, {"hub": plan.hub, "quantized": quantized, "golden": plan.golden}),
-        )
+        inputs = {**with_weights(plan.hub), "quantized": quantized, "golden": plan.golden}
+        job = jobs.setdefault(quantized, Job("diagnose", candidate.scheme, {}, inputs))
         if job not in results.done and job not in results.failed:
             executor.run_alone([job], results.done, results.failed)
         if job in results.done:

@@ -44,12 +44,17 @@ def export_stage(call: Call) -> Any:
     return export_hub(call.inputs["model"], call.out)
 
 
+def hub_of(call: Call) -> Any:
+    """The hub a stage takes, told where the model is whose weights its graph points to."""
+    return call.inputs["hub"].beside(call.inputs["model"])
+
+
 def golden_stage(call: Call) -> Any:
     """Hub -> golden reference."""
     from validate.golden import measure_golden
     from validate.plans import GoldenPlan
 
-    return measure_golden(call.inputs["hub"], GoldenPlan(**call.parameters["plan"]), call.out, call.progress)
+    return measure_golden(hub_of(call), GoldenPlan(**call.parameters["plan"]), call.out, call.progress)
 
 
 def calibrate_stage(call: Call) -> Any:
@@ -80,7 +85,7 @@ def quantize_stage(call: Call) -> Any:
     inputs = None
     if "calibration" in call.inputs:
         inputs = CalibratedInputs(call.inputs["model"], call.inputs["calibration"], call.inputs.get("sensitivity"))
-    return quantize_model(call.inputs["hub"], call.parameters["recipe"], call.out, call.progress, inputs)
+    return quantize_model(hub_of(call), call.parameters["recipe"], call.out, call.progress, inputs)
 
 
 def ranges_stage(call: Call) -> Any:
@@ -95,7 +100,7 @@ def diagnose_stage(call: Call) -> Any:
     from quantize.diagnose import write_diagnosis
 
     tokens = call.inputs["golden"].windows()[0][0]
-    return write_diagnosis(call.inputs["hub"], call.inputs["quantized"], tokens, call.out, call.progress)
+    return write_diagnosis(hub_of(call), call.inputs["quantized"], tokens, call.out, call.progress)
 
 
 def experience_stage(call: Call) -> Any:
@@ -104,7 +109,7 @@ def experience_stage(call: Call) -> Any:
     from validate.plans import ExperiencePlan
 
     plan, questions = ExperiencePlan(**call.parameters["plan"]), call.arguments["questions"]
-    return record_experience(call.inputs["hub"], plan, Path(questions) if questions else None, call.out, call.progress)
+    return record_experience(hub_of(call), plan, Path(questions) if questions else None, call.out, call.progress)
 
 
 def compile_stage(call: Call) -> Any:

@@ -51,7 +51,7 @@ def make_plan(request: Request) -> Plan:
     plan = Plan(
         model=model,
         hub=hub,
-        golden=Job("golden", "", golden_parameters, {"hub": hub}),
+        golden=Job("golden", "", golden_parameters, with_weights(hub)),
         experience=experience_job(request, hub),
         calibration=calibration,
         sensitivity=Job(
@@ -94,7 +94,12 @@ def experience_job(request: Request, hub: Job) -> Job | None:
         "suite": suite_digest(),
         "questions": digest_file(Path(request.questions)) if request.questions else None,
     }
-    return Job("experience", "", parameters, {"hub": hub}, {"questions": request.questions})
+    return Job("experience", "", parameters, with_weights(hub), {"questions": request.questions})
+
+
+def with_weights(hub: Job) -> dict[str, Job]:
+    """The hub as an input, and the model beside it whose weights its graph points to."""
+    return {"hub": hub, **hub.inputs}
 
 
 def screen_job(request: Request, device: Device, runtime: Runtime, package: Job, plan: Plan) -> Job:
@@ -125,9 +130,9 @@ def measure_job(request: Request, device: Device, runtime: Runtime, screen: Job,
 def quantize_job(recipe: str, plan: Plan) -> Job:
     """The job that quantizes by one recipe, with what that recipe looks at."""
     parsed = parse_recipe(recipe)
-    inputs = {"hub": plan.hub}
+    inputs = with_weights(plan.hub)
     if parsed.calibrated:
-        inputs |= {"model": plan.model, "calibration": plan.calibration}
+        inputs |= {"calibration": plan.calibration}
     if parsed.keep:
         inputs |= {"sensitivity": plan.sensitivity}
     return Job("quantize", recipe, {"recipe": recipe}, inputs)

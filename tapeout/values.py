@@ -1,4 +1,4 @@
-"""Stage values as JSON and back: everything but the folder, which is wherever the store keeps it."""
+"""Stage values as JSON and back: everything but folders, which are wherever the store keeps them."""
 
 import dataclasses
 from importlib import import_module
@@ -7,10 +7,9 @@ from typing import Any
 
 
 def to_json(value: Any) -> dict[str, Any]:
-    """A frozen value's fields without `folder`; tuples become lists."""
+    """A frozen value's fields without those that say where files are; tuples become lists."""
     fields = dataclasses.asdict(value)
-    fields.pop("folder")
-    return {name: plain(field) for name, field in fields.items()}
+    return {name: plain(field) for name, field in fields.items() if not isinstance(field, Path)}
 
 
 def plain(value: Any) -> Any:

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 
-def main(hub: Path, tasks: Path) -> None:
+def main(hub: Path, weights: Path, tasks: Path) -> None:
     """Print accuracy, the log-likelihoods of all choices, and what is generated after a word, as JSON."""
     from lm_eval import simple_evaluate  # type: ignore[import-not-found, unused-ignore]
     from lm_eval.api.instance import Instance  # type: ignore[import-not-found, unused-ignore]
@@ -17,7 +17,7 @@ def main(hub: Path, tasks: Path) -> None:
     from validate.vehicle_session import HubStepping
 
     facts = ModelFacts(**json.loads((tasks / "facts.json").read_text(encoding="utf-8")))
-    model = harness_model(HubStepping(HubSession(hub / "model.onnx", facts)), hub, facts.max_positions)
+    model = harness_model(HubStepping(HubSession(hub / "model.onnx", facts, weights)), hub, facts.max_positions)
     found = simple_evaluate(
         model=model,
         tasks=["local_roads"],
@@ -36,4 +36,4 @@ def main(hub: Path, tasks: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    main(*map(Path, sys.argv[1:4]))

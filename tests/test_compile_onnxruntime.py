@@ -10,7 +10,7 @@ import pytest
 from compile.attention import find_attentions
 from compile.onnxruntime_backend import OnnxRuntimeBackend, check_operators, genai_config, package_weights
 from compile.rotary import rotary_tables
-from export.hub import OnnxModel
+from export.hub import OnnxModel, load_hub
 from export.parity import HubSession
 from quantize.quantizer import QuantizedModel
 from targets.errors import StageFailed
@@ -58,7 +58,7 @@ def test_a_tied_table_is_stored_once(tiny_packages: Packages, tiny_hub: OnnxMode
 
 
 def test_the_tables_are_the_rotary_embedding(tiny_hub: OnnxModel) -> None:
-    hub = ir.load(tiny_hub.graph)
+    hub = load_hub(tiny_hub)
     cos, sin = rotary_tables(hub, find_attentions(hub)[0], 100)
     angles = np.arange(100)[:, None] * 10000.0 ** (-np.arange(0, 16, 2) / 16)
     np.testing.assert_allclose(cos, np.cos(angles), atol=1e-5)
@@ -67,7 +67,7 @@ def test_the_tables_are_the_rotary_embedding(tiny_hub: OnnxModel) -> None:
 
 def test_attentions_are_found_in_order(tiny_hubs: Hubs) -> None:
     for variant in VARIANTS:
-        found = find_attentions(ir.load(tiny_hubs[variant].graph))
+        found = find_attentions(load_hub(tiny_hubs[variant]))
         assert [attention.layer for attention in found] == [0, 1]
         scale = tiny_hubs[variant].facts.head_dim ** -0.5
         assert [attention.scale for attention in found] == pytest.approx([scale, scale])

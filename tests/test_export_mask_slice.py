@@ -3,7 +3,7 @@
 import onnx_ir as ir
 import pytest
 
-from export.hub import OnnxModel
+from export.hub import OnnxModel, load_hub
 from export.mask_slice import WholeMaskPass
 
 LAYER = """
@@ -51,7 +51,7 @@ def test_a_slice_that_takes_less_stays(near_miss: dict[str, str]) -> None:
 
 
 def test_no_layer_of_a_hub_cuts_its_mask(tiny_hub: OnnxModel) -> None:
-    hub = ir.load(tiny_hub.graph)
+    hub = load_hub(tiny_hub)
     added = [
         node.inputs[0].producer() for node in hub.graph if node.op_type == "Softmax" and node.inputs[0] is not None
     ]

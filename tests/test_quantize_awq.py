@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from compile.backends import find_backend
-from export.hub import OnnxModel
+from export.hub import OnnxModel, load_hub, open_hub
 from export.parity import HubSession
 from quantize.awq import JUNCTIONS, Fold, Inputs, best_scale, fold_decoder, output_error
 from quantize.decoder import hidden_states, linear_modules, load_decoder
@@ -129,12 +129,12 @@ def test_the_graph_is_the_hub_with_other_numbers(
     assert "model.layers.1.input_layernorm.weight" in quantized.vectors
     assert ("model.layers.0.self_attn.v_proj.bias" in quantized.vectors) == (variant == "qwen2")
     assert quantized.weights_digest not in {plain.weights_digest, ""}
-    floats = {use.name: use.array() for use in find_weights(ir.load(hub.graph), hub.facts.vocab_size)}
+    floats = {use.name: use.array() for use in find_weights(load_hub(hub), hub.facts.vocab_size)}
     factors = read_factors(quantized.folder)
     restored = {
         name: folded(floats[name], name, factors) for name in linear_modules(load_decoder(tiny_models[variant].folder))
     }
-    logits = HubSession(hub.graph, hub.facts).step(TOKENS[None])[0]
+    logits = open_hub(hub).step(TOKENS[None])[0]
     exact, _ = TracedHub(quantized.graph, hub.facts).run(TOKENS, restored=restored)
     assert mean_kl(logits, exact) < 1e-3  # the embedding table is still in 8 bits
     stale = mean_kl(logits, TracedHub(without_vectors(quantized, hub, tmp_path), hub.facts).run(TOKENS)[0])
@@ -143,7 +143,7 @@ def test_the_graph_is_the_hub_with_other_numbers(
 
 def without_vectors(quantized: QuantizedModel, hub: OnnxModel, out: Path) -> Path:
     """The quantized hub with the float hub's norms and biases: what a back end would ship that lost the new ones."""
-    model, before = ir.load(quantized.graph), ir.load(hub.graph)
+    model, before = ir.load(quantized.graph), load_hub(hub)
     for name in quantized.vectors:
         model.graph.initializers[name].const_value = before.graph.initializers[name].const_value
     ir.save(model, out / "model.onnx", external_data="model.data")
@@ -151,7 +151,7 @@ def without_vectors(quantized: QuantizedModel, hub: OnnxModel, out: Path) -> Pat
 
 
 def test_a_hub_without_the_vector_is_refused(tiny_hubs: Hubs) -> None:
-    hub = ir.load(tiny_hubs["llama"].graph)
+    hub = load_hub(tiny_hubs["llama"])
     with pytest.raises(StageFailed, match=r"no vector model\.layers\.9\.input_layernorm\.weight of 64"):
         replace_vectors(hub, Fold(vectors={"model.layers.9.input_layernorm.weight": torch.ones(64)}))
 

@@ -69,10 +69,12 @@ def test_a_broken_table_is_named_too(tiny_hubs: Hubs, quantized_variants: Quanti
 
 def test_the_traced_hub_computes_what_the_hub_computes(tiny_hubs: Hubs, quantized_variants: QuantizedVariants) -> None:
     hub, quantized = tiny_hubs["llama"], quantized_variants["llama", "w4-sym-g32"]
-    for folder in (hub, quantized):
-        logits, inside = TracedHub(folder.graph, hub.facts).run(TOKENS, ["/model/norm/Mul_1_output_0"])
-        np.testing.assert_allclose(logits[None], HubSession(folder.graph, hub.facts).step(TOKENS[None]), atol=1e-5)
-        assert inside["/model/norm/Mul_1_output_0"].shape == (len(TOKENS), hub.facts.hidden_size)
+    for graph, weights in ((hub.graph, hub.weights), (quantized.graph, None)):
+        traced = TracedHub(graph, hub.facts, weights)
+        logits, inside = traced.run(TOKENS, ["/model/norm/RMSNormalization_output_0"])
+        expected = HubSession(graph, hub.facts, weights).step(TOKENS[None])
+        np.testing.assert_allclose(logits[None], expected, atol=1e-5)
+        assert inside["/model/norm/RMSNormalization_output_0"].shape == (len(TOKENS), hub.facts.hidden_size)
 
 
 def test_progress_counts_what_is_done(tiny_hubs: Hubs, quantized_variants: QuantizedVariants) -> None:

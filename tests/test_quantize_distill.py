@@ -68,7 +68,7 @@ def test_the_gradient_is_that_of_the_mean_divergence(tiny_model: Model, tmp_path
 
 def test_the_same_twice_and_other_with_another_seed(tiny_model: Model, tmp_path: Path) -> None:
     inputs = CalibratedInputs(tiny_model, tiny_calibration(tiny_model, tmp_path / "calibration"))
-    from quantize.nncf_backend import quantize_weight
+    from quantize.nearest import quantize_weight
 
     table = load_decoder(tiny_model.folder).get_input_embeddings().weight.numpy()
     tables = {"model.embed_tokens.weight": quantize_weight(table, SCHEME.embedding)}

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from quantize.grid import SMALLEST_NORMAL_HALF, code_range, fit, half_scales
-from quantize.nncf_backend import quantize_weight
+from quantize.nearest import quantize_weight
 from quantize.recipe import ClipPlan
 from quantize.scheme import parse_scheme
 

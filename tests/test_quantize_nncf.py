@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from quantize.nncf_backend import quantize_weight
+from quantize.nearest import quantize_weight
 from quantize.scheme import known_schemes, parse_scheme
 from targets.legality import CHANNEL_WISE
 

@@ -8,7 +8,7 @@ import onnx_ir as ir
 import pytest
 
 from export.digest import list_files
-from export.hub import GRAPH, SIDE_FILES, WEIGHTS, OnnxModel, export_hub
+from export.hub import GRAPH, OPTIMUM, SIDE_FILES, WEIGHTS, OnnxModel, export_hub, load_hub, open_hub
 from export.model import Model, import_model
 from export.parity import HubSession
 from export.source import LocalFolder
@@ -49,7 +49,7 @@ def test_every_weight_of_the_hub_is_quantized(tiny_quantized: Quantized, scheme:
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_the_quantized_hub_runs_near_the_float_one(tiny_hub: OnnxModel, tiny_quantized: Quantized, scheme: str) -> None:
     quantized, tokens = tiny_quantized[scheme], np.arange(40)[None]
-    expected = HubSession(tiny_hub.graph, tiny_hub.facts).step(tokens)
+    expected = open_hub(tiny_hub).step(tokens)
     found = HubSession(quantized.graph, quantized.facts).step(tokens)
     error = float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
     assert 1e-4 < error < MAX_ERROR[parse_scheme(scheme).precision]
@@ -59,7 +59,7 @@ def test_int8_is_nearer_than_int4_and_small_groups_are_nearer_than_large(
     tiny_hub: OnnxModel, tiny_quantized: Quantized
 ) -> None:
     tokens = np.arange(40)[None]
-    expected = HubSession(tiny_hub.graph, tiny_hub.facts).step(tokens)
+    expected = open_hub(tiny_hub).step(tokens)
     errors = [
         float(np.linalg.norm(HubSession(tiny_quantized[name].graph, tiny_hub.facts).step(tokens) - expected))
         for name in ("w8-asym", "w4-asym-g16", "w4-asym-g64")
@@ -165,7 +165,7 @@ def test_a_recipe_is_carried_out_and_says_so(
         assert weight.digest() == quantized.weights[weight_name]
         eight = weight_name in kept or "embed" in weight_name
         assert weight.bits == (8 if eight else recipe.format.bits)
-    expected = HubSession(tiny_hub.graph, tiny_hub.facts).step(np.arange(40)[None])
+    expected = open_hub(tiny_hub).step(np.arange(40)[None])
     found = HubSession(quantized.graph, tiny_hub.facts).step(np.arange(40)[None])
     error = float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
     assert 1e-4 < error < MAX_ERROR[recipe.format.precision]
@@ -216,7 +216,7 @@ def test_a_hub_in_which_nothing_is_quantized_is_refused(
     tiny_hub: OnnxModel, tmp_path: Path, scheme: str, kept: str
 ) -> None:
     """Even when the embedding was: it is 8-bit in a 4-bit scheme."""
-    model = ir.load(tiny_hub.graph)
+    model = load_hub(tiny_hub)
     for name in [name for name in model.graph.initializers if "_proj" in name or "embed" in name]:
         if name != kept:
             value = model.graph.initializers.pop(name)
@@ -226,13 +226,13 @@ def test_a_hub_in_which_nothing_is_quantized_is_refused(
     ir.save(model, tmp_path / "hub" / GRAPH, external_data=WEIGHTS)
     (tmp_path / "out").mkdir()
     with pytest.raises(StageFailed, match=f"{scheme} quantized no weight of the hub"):
-        quantize_model(replace(tiny_hub, folder=tmp_path / "hub"), scheme, tmp_path / "out", ignore)
+        quantize_model(replace(tiny_hub, folder=tmp_path / "hub", route=OPTIMUM), scheme, tmp_path / "out", ignore)
     assert not list((tmp_path / "out").iterdir())
 
 
 def test_weights_are_found_once_with_their_modules(tiny_hubs: Hubs) -> None:
     hub = tiny_hubs["untied"]
-    uses = find_weights(ir.load(hub.graph), hub.facts.vocab_size)
+    uses = find_weights(load_hub(hub), hub.facts.vocab_size)
     assert [use.name for use in uses if use.embedding] == ["model.embed_tokens.weight", "lm_head.weight"]
     assert len({use.name for use in uses}) == len(uses) == 16
     for use in uses:

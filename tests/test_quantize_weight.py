@@ -42,7 +42,7 @@ def in_a_hub(weight: QuantizedWeight, linear: bool) -> ir.Model:
     graph.append(node)
     graph.outputs.append(node.outputs[0])
     model = ir.Model(graph, ir_version=11)
-    replace_weight(model, WeightUse("layer.weight", value, linear, not linear), weight)
+    replace_weight(model, WeightUse("layer.weight", value, linear, not linear, value), weight)
     return model
 
 
@@ -119,8 +119,9 @@ def test_a_digest_of_weights_sees_names_and_not_their_order() -> None:
 
 
 def test_a_weight_without_numbers_is_refused() -> None:
+    value = ir.Value(name="w")
     with pytest.raises(StageFailed, match="w has no data"):
-        WeightUse("w", ir.Value(name="w"), linear=True, embedding=False).array()
+        WeightUse("w", value, linear=True, embedding=False, stored=value).array()
     dequantize = ir.node("DequantizeLinear", [ir.Value(name="c"), ir.Value(name="s")], name="w/DequantizeLinear")
     with pytest.raises(StageFailed, match="dequantizes something that is not stored"):
         read_weight(dequantize)

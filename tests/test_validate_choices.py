@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
-from export.hub import OnnxModel
-from export.parity import HubSession
+from export.hub import OnnxModel, open_hub
 from targets.errors import InputRefused
 from validate.choices import (
     Item,
@@ -87,25 +86,25 @@ def test_a_choice_is_read_behind_its_question(tiny_hub: OnnxModel) -> None:
 
 def test_scores_are_those_of_one_pass_over_everything(tiny_hub: OnnxModel, file: Path) -> None:
     items = read_items(file)
-    session = HubStepping(HubSession(tiny_hub.graph, tiny_hub.facts))
+    session = HubStepping(open_hub(tiny_hub))
     scores = score_items(session, tiny_hub.folder, items, lambda done, total: None)
     tokenizer = Tokenizer.from_file(str(tiny_hub.folder / "tokenizer.json"))
     for item, row in zip(items, scores, strict=True):
         prompt, texts = tokenize(tokenizer, item)
         for text, score in zip(texts, row, strict=True):
-            logits = HubSession(tiny_hub.graph, tiny_hub.facts).step(np.array([[*prompt, *text]]))[0]
+            logits = open_hub(tiny_hub).step(np.array([[*prompt, *text]]))[0]
             assert score == pytest.approx(log_likelihoods(logits[len(prompt) - 1 : -1], text).sum(), abs=1e-4)
 
 
 def test_a_question_without_a_prompt_is_refused(tiny_hub: OnnxModel) -> None:
-    session = HubStepping(HubSession(tiny_hub.graph, tiny_hub.facts))
+    session = HubStepping(open_hub(tiny_hub))
     with pytest.raises(InputRefused, match="question 1"):
         score_items(session, tiny_hub.folder, [Item("", ("a", "b"), 0)], lambda done, total: None)
 
 
 def test_the_float_model_agrees_with_its_own_reference(tiny_hub: OnnxModel, file: Path, tmp_path: Path) -> None:
     stored = golden_choices(tiny_hub, file, tmp_path, lambda done, total: None)
-    session = HubStepping(HubSession(tiny_hub.graph, tiny_hub.facts))
+    session = HubStepping(open_hub(tiny_hub))
     choices = measure_choices(session, stored, tiny_hub.folder, None, 0.03, lambda done, total: None)
     assert choices.items == 3
     assert choices.agreement == 1.0

@@ -12,7 +12,7 @@ from compile.backends import find_backend
 from compile.kv_cache import LEVELS, MARGIN, cache_scales, reach
 from compile.package import Package
 from export.catalog import CATALOG, fetch
-from export.hub import OnnxModel, export_hub
+from export.hub import OnnxModel, export_hub, open_hub
 from export.model import import_model
 from export.source import CatalogName
 from quantize.quantizer import QuantizedModel, quantize_model
@@ -60,13 +60,12 @@ def test_the_long_text_has_a_reference_for_its_end_only(golden: Golden) -> None:
 
 
 def test_the_long_reference_is_the_float_models(tiny_hub: OnnxModel, golden: Golden) -> None:
-    from export.parity import HubSession
     from validate.fidelity import score_window
 
     long = golden.long()
     assert long is not None
     tokens, reference = long
-    logits = HubSession(tiny_hub.graph, tiny_hub.facts).step(tokens[None])[0]
+    logits = open_hub(tiny_hub).step(tokens[None])[0]
     assert abs(score_window(reference, logits[64:], 0).kl.mean()) < 1e-6
     assert score_window(reference, logits[63:-1], 0).kl.mean() > 1e-3  # one position off is seen
 

@@ -14,8 +14,7 @@ import numpy as np
 import pytest
 
 from compile.pinned_environment import PinnedEnvironment, ensure_environment, environments_folder
-from export.hub import OnnxModel
-from export.parity import HubSession
+from export.hub import OnnxModel, open_hub
 from targets.errors import DeviceMissing, UsageError
 from validate.lm_eval_model import SessionScorer, bundle_model, cut, harness_model
 from validate.vehicle_session import HubStepping, log_likelihoods
@@ -25,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @pytest.fixture
 def scorer(tiny_hub: OnnxModel) -> SessionScorer:
-    session = HubStepping(HubSession(tiny_hub.graph, tiny_hub.facts))
+    session = HubStepping(open_hub(tiny_hub))
     made = SessionScorer(session, tiny_hub.folder, tiny_hub.facts.max_positions)
     made.ends = made.ends or [0]
     return made
@@ -33,7 +32,7 @@ def scorer(tiny_hub: OnnxModel) -> SessionScorer:
 
 def one_pass(hub: OnnxModel, ids: list[int], count: int) -> tuple[float, bool]:
     """Log-likelihood of the last `count` ids, and whether each is the most likely, in one pass."""
-    logits = HubSession(hub.graph, hub.facts).step(np.array([ids]))[0][-count - 1 : -1]
+    logits = open_hub(hub).step(np.array([ids]))[0][-count - 1 : -1]
     return float(log_likelihoods(logits, ids[-count:]).sum()), logits.argmax(axis=1).tolist() == ids[-count:]
 
 
@@ -98,7 +97,7 @@ def test_a_text_without_context_needs_a_token_in_front(scorer: SessionScorer) ->
 
 def test_end_tokens_are_read_from_the_package(tiny_hub: OnnxModel, tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_bytes((tiny_hub.folder / "tokenizer.json").read_bytes())
-    session = HubStepping(HubSession(tiny_hub.graph, tiny_hub.facts))
+    session = HubStepping(open_hub(tiny_hub))
     for stored, wanted in (([3, 4], [3, 4]), (5, [5]), (None, [])):
         (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": stored}))
         assert SessionScorer(session, tmp_path, 64).ends == wanted
@@ -106,7 +105,7 @@ def test_end_tokens_are_read_from_the_package(tiny_hub: OnnxModel, tmp_path: Pat
 
 @pytest.mark.skipif(importlib.util.find_spec("lm_eval") is not None, reason="lm-eval is installed")
 def test_without_the_harness_the_error_says_what_to_install(tiny_hub: OnnxModel) -> None:
-    session = HubStepping(HubSession(tiny_hub.graph, tiny_hub.facts))
+    session = HubStepping(open_hub(tiny_hub))
     with pytest.raises(DeviceMissing, match="not installed"):
         harness_model(session, tiny_hub.folder, 64)
 
@@ -140,7 +139,7 @@ def test_the_harness_runs_a_local_task_offline(tiny_hub: OnnxModel, scorer: Sess
     questions.write_text("".join(json.dumps(row) + "\n" for row in QUESTIONS))
     (tmp_path / "local_roads.yaml").write_text(TASK.format(questions=questions))
     (tmp_path / "facts.json").write_text(json.dumps(dataclasses.asdict(tiny_hub.facts)))
-    asked = [str(ROOT / "tests" / "lm_eval_child.py"), str(tiny_hub.folder), str(tmp_path)]
+    asked = [str(ROOT / "tests" / "lm_eval_child.py"), str(tiny_hub.folder), str(tiny_hub.weights), str(tmp_path)]
     offline = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_HOME": str(tmp_path), "PATH": os.environ["PATH"]}
     finished = subprocess.run(
         [sys.executable, *asked],

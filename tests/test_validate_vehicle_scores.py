@@ -11,8 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from compile.package import Package
-from export.hub import OnnxModel
-from export.parity import HubSession
+from export.hub import OnnxModel, open_hub
 from validate.plans import ExperiencePlan
 from validate.runtime import WEIGHTS, find_runtime
 from validate.vehicle import Request, call_text, options, requests, system_prompt
@@ -43,13 +42,13 @@ def ignore(done: int, total: int) -> None:
 
 def straight(hub: OnnxModel, ids: Sequence[int], option: Sequence[int]) -> float:
     """The log-likelihood of an option in one pass over everything."""
-    logits = HubSession(hub.graph, hub.facts).step(np.array([[*ids, *option]]))[0]
+    logits = open_hub(hub).step(np.array([[*ids, *option]]))[0]
     return float(log_likelihoods(logits[len(ids) - 1 : -1], option).sum())
 
 
 @pytest.fixture
 def hub_session(tiny_hub: OnnxModel) -> HubStepping:
-    return HubStepping(HubSession(tiny_hub.graph, tiny_hub.facts))
+    return HubStepping(open_hub(tiny_hub))
 
 
 def test_options_score_what_one_pass_over_everything_gives(tiny_hub: OnnxModel, hub_session: HubStepping) -> None:
@@ -161,7 +160,7 @@ def test_the_float_model_agrees_with_its_own_reference(
 ) -> None:
     path = golden_ranking(tiny_hub, None, tmp_path, ignore)
     assert path is not None
-    session = HubStepping(HubSession(tiny_hub.graph, tiny_hub.facts))
+    session = HubStepping(open_hub(tiny_hub))
     ranking = measure_ranking(session, path, None, 0.03, ignore)
     assert ranking.requests == ranking.of == len(small_suite())
     assert ranking.agreement == 1.0
@@ -179,7 +178,7 @@ def test_written_calls_are_calls_and_compare(
     written = json.loads(stored.read_text())
     assert len(written) == 2
     assert all(set(json.loads(call)) == {"name", "arguments"} for call in written.values())
-    session = HubStepping(HubSession(tiny_hub.graph, tiny_hub.facts))
+    session = HubStepping(open_hub(tiny_hub))
     calls = measure_calls(session, tmp_path, tiny_hub.folder, None, 0.03, ignore)
     assert calls.agreement == calls.tool_agreement == 1.0
     assert calls.requests == 2

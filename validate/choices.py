@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from export.hub import OnnxModel
-from export.parity import HubSession
+from export.hub import OnnxModel, open_hub
 from targets.errors import InputRefused
 from validate.paired import Paired, compare_paired
 from validate.vehicle_ranking import NEVER, score_options
@@ -134,7 +133,7 @@ def score_items(session: Stepping, folder: Path, items: Sequence[Item], progress
 def golden_choices(hub: OnnxModel, path: Path, out: Path, progress: Progress) -> Path:
     """Let the float hub answer the questions of `path` and write questions and scores to `choices.json` of `out`."""
     items = read_items(path)
-    scores = score_items(HubStepping(HubSession(hub.graph, hub.facts)), hub.folder, items, progress)
+    scores = score_items(HubStepping(open_hub(hub)), hub.folder, items, progress)
     rows = [
         {"question": item.question, "choices": item.choices, "answer": item.answer, "scores": row}
         for item, row in zip(items, scores, strict=True)

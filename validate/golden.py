@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from export.hub import OnnxModel
+from export.hub import OnnxModel, open_hub
 from export.parity import HubSession
 from targets.errors import InputRefused
 from validate.chat import render_prompt
@@ -81,7 +81,7 @@ def measure_golden(hub: OnnxModel, plan: GoldenPlan, out: Path, progress: Progre
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(hub.folder / "tokenizer.json"))
-    session = HubSession(hub.graph, hub.facts)
+    session = open_hub(hub)
     rng = np.random.default_rng(plan.seed)
     tokens = window_tokens(tokenizer, plan)
     total = plan.windows + plan.prompts + 1

@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import median
 from typing import Protocol
 
-from export.hub import OnnxModel
+from export.hub import OnnxModel, open_hub
 from export.parity import HubSession
 from validate.chat import render_prompt
 from validate.golden import end_tokens
@@ -69,7 +69,7 @@ def golden_stability(hub: OnnxModel, count: int | None, limit: int, out: Path, p
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(hub.folder / "tokenizer.json"))
-    session = HubSession(hub.graph, hub.facts)
+    session = open_hub(hub)
     asked = stability_prompts()[:count]
     rows = []
     for index, user in enumerate(asked):

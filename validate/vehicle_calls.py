@@ -7,8 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from export.hub import OnnxModel
-from export.parity import HubSession
+from export.hub import OnnxModel, open_hub
 from validate.constrained import CallGrammar, Vocabulary, write_call
 from validate.paired import Paired, compare_paired
 from validate.vehicle import Request, requests, tool_of, tools
@@ -46,7 +45,7 @@ EXAMPLES = 5
 
 def golden_calls(hub: OnnxModel, questionnaire: Path, count: int | None, out: Path, progress: Progress) -> Path:
     """Let the float hub write the calls of the first `count` ranked requests (None: all) to `vehicle_calls.json`."""
-    session = HubStepping(HubSession(hub.graph, hub.facts))
+    session = HubStepping(open_hub(hub))
     written = write_calls_of(session, questionnaire, hub.folder, count, progress)
     path = out / CALLS
     path.write_text(json.dumps(written, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

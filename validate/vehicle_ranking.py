@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from export.hub import OnnxModel
-from export.parity import HubSession
+from export.hub import OnnxModel, open_hub
 from validate.paired import Paired, compare_paired
 from validate.parity_template import render_conversation
 from validate.vehicle import Request, options, requests, suite_digest, system_prompt
@@ -97,7 +96,7 @@ def golden_ranking(hub: OnnxModel, count: int | None, out: Path, progress: Progr
     longest = max(len(draft["prompt"]) + max(map(len, draft["options"])) for draft in drafts)
     if len(shared) + longest > hub.facts.max_positions:
         return None
-    branches = Branches(HubStepping(HubSession(hub.graph, hub.facts)), NEVER)
+    branches = Branches(HubStepping(open_hub(hub)), NEVER)
     for index, draft in enumerate(drafts):
         branches.start(shared)
         draft["scores"] = [round(score, 5) for score in score_options(branches, draft["prompt"], draft["options"])]
