@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from tapeout.baseline import against, open_report
@@ -147,7 +147,13 @@ def pack(report: Report, request: Request, plan: Plan, done: Mapping[Job, Done])
             if runtime.folder is not None and runtime.carried is not None:
                 jobs = find_candidate(plan, device.name, runtime.backend, runtime.carried.scheme)
                 folders[runtime.folder] = done[jobs.compile]
+                cached = {}
+                if jobs.cache is not None:
+                    place = f"prompt-cache/{PurePosixPath(runtime.folder).name}"
+                    folders[place] = done[jobs.cache]
+                    cached = {"prompt_cache": place}
                 packages[runtime.folder] = {
+                    **cached,
                     "device": device.name,
                     "status": runtime.status,
                     "verdict": runtime.carried.verdict,

@@ -55,6 +55,11 @@ baseline_option = click.option(
     type=click.Path(exists=True, path_type=Path),
     help="An earlier bundle or report.json; worse than it beyond the target's [regression] fails.",
 )
+prefix_option = click.option(
+    "--prefix",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="A system prompt (text), or it and tools (.json), that every request begins with: ship its KV state.",
+)
 strict_option = click.option("--strict", is_flag=True, help="End with 10 while anything is INCOMPLETE.")
 out_option = click.option(
     "--out", type=click.Path(path_type=Path), default=Path("artifacts"), show_default=True, help="Where bundles go."
@@ -77,6 +82,7 @@ sign_key_option = click.option(
 @text_option
 @suite_option
 @questions_option
+@prefix_option
 @windows_option
 @sequence_option
 @sign_key_option
@@ -153,6 +159,7 @@ def arguments_of(target: str, request: "Request") -> list[str]:
 
     named = Path(target)
     files = {"--text": request.text, "--questions": request.questions, "--baseline": request.baseline}
+    files["--prefix"] = request.prefix
     return [
         str(named.resolve()) if named.is_file() else target,
         *("--model", str(Path(request.source).resolve()) if Path(request.source).exists() else request.source),
@@ -172,12 +179,10 @@ def with_files(request: "Request", options: Mapping[str, Any]) -> "Request":
     """
     from validate.plans import WHOLE
 
-    names = ("text", "questions", "baseline")
-    text, questions, baseline = (str(options[name].resolve()) if options.get(name) else None for name in names)
+    names = ("text", "questions", "baseline", "prefix")
+    files: Any = {name: str(options[name].resolve()) if options.get(name) else None for name in names}
     plan = WHOLE if options["suite"] else request.experience
-    request = dataclasses.replace(
-        request, suite=options["suite"], text=text, questions=questions, experience=plan, baseline=baseline
-    )
+    request = dataclasses.replace(request, suite=options["suite"], experience=plan, **files)
     windows = options["windows"]
     if windows is None:
         return request

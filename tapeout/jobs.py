@@ -36,6 +36,7 @@ class Request:
         weight_bytes_max: of a package's weights in a search, or None.
         baseline: a bundle or a report.json that this build may not be worse than, or None.
         found: recipes by device, smallest first, in place of the target's ladders: what a search has come to.
+        prefix: the file of the system prompt and tools that every request begins with, or None.
         sequence: which release of the product the bundle is: a device can refuse one that is older than it asks for.
     """
 
@@ -55,6 +56,7 @@ class Request:
     weight_bytes_max: int | None = None
     baseline: str | None = None
     found: Mapping[str, tuple[str, ...]] | None = None
+    prefix: str | None = None
     sequence: int = 0
 
     @property
@@ -98,6 +100,7 @@ class CandidateJobs:
         compile: makes it.
         screen: compares its weights with the float model; what fails here fails for good.
         measure: finds everything else.
+        cache: computes the state of the prefix that requests share; None where nobody asked or the runtime takes none.
     """
 
     device: Device
@@ -106,6 +109,7 @@ class CandidateJobs:
     compile: Job
     screen: Job
     measure: Job
+    cache: Job | None = None
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@
               +--> sensitivity+     what each weight costs, for recipes that keep some in 8 bits
 
 A search puts `screen` between compile and measure: what fails there on its weights alone is not measured further.
+A build with a prefix puts `prefix` there: the KV state that every request begins with, shipped beside its package.
 Where every package of a runtime fails for its numbers, `diagnose` says after judging which weights are to blame.
 
 A stage takes frozen values and an empty folder, writes its files there and returns a frozen value. Modules are
@@ -121,6 +122,14 @@ def compile_stage(call: Call) -> Any:
     return backend.compile_package(call.inputs["quantized"], call.parameters["options"], call.out, **more)
 
 
+def prefix_stage(call: Call) -> Any:
+    """Package -> the KV state of a prefix."""
+    from validate.prompt_cache import make_prompt_cache
+    from validate.prompt_prefix import read_prefix
+
+    return make_prompt_cache(call.inputs["package"], read_prefix(Path(call.arguments["file"])), call.out)
+
+
 def measure_stage(call: Call) -> Any:
     """Package and what the float model says -> measurement."""
     from validate.measure import References, measure_package
@@ -128,7 +137,13 @@ def measure_stage(call: Call) -> Any:
 
     asked, given = dict(call.parameters["plan"]), call.inputs
     plan = LatencyPlan(prompt_lengths=tuple(asked.pop("prompt_lengths")), **asked)
-    references = References(given["golden"], given.get("experience"), given["screened"].fidelity)
+    references = References(
+        given["golden"],
+        given.get("experience"),
+        given["screened"].fidelity,
+        given.get("cache"),
+        prefix=call.parameters.get("prefix", False),
+    )
     return measure_package(given["package"], references, plan, call.out, call.progress)
 
 
@@ -152,7 +167,15 @@ def measure_part(parameters: Mapping[str, Any]) -> Part:
     from validate.runtime import find_entry
 
     entry = find_entry(parameters["backend"])
-    return Part((f"validate.{entry.module}",), entry.tools)
+    modules = (f"validate.{entry.module}",)
+    return Part((*modules, *loader_modules(parameters["backend"])) if "prefix" in parameters else modules, entry.tools)
+
+
+def loader_modules(backend: str) -> tuple[str, ...]:
+    """Where a state is computed and loaded; () for a runtime that takes none."""
+    from validate.prompt_cache import LOADERS
+
+    return (f"validate.{LOADERS[backend][0]}",) if backend in LOADERS else ()
 
 
 STAGES = (
@@ -216,6 +239,14 @@ STAGES = (
         part=compile_part,
     ),
     Stage("screen", screen_stage, "validate.screen", "validate.screen:Screened", (), part=measure_part),
+    Stage(
+        "prefix",
+        prefix_stage,
+        "validate.prompt_cache",
+        "validate.prompt_cache:PromptCache",
+        ("tokenizers",),
+        part=measure_part,
+    ),
     Stage(
         "measure",
         measure_stage,

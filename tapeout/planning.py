@@ -69,6 +69,7 @@ def candidates(request: Request, plan: Plan) -> Iterator[CandidateJobs]:
     quantized: dict[str, Job] = {}
     ranges: dict[str, Job] = {}
     compiled: dict[tuple[str, str, str], Job] = {}
+    caches: dict[Job, Job | None] = {}
     for device in request.target.devices:
         for runtime in device.runtimes:
             if runtime.status is None:
@@ -80,8 +81,9 @@ def candidates(request: Request, plan: Plan) -> Iterator[CandidateJobs]:
                 options = json.dumps(package.parameters["options"], sort_keys=True)
                 package = compiled.setdefault((recipe, runtime.backend, options), package)
                 screen = screen_job(request, device, runtime, package, plan)
-                measure = measure_job(request, device, runtime, screen, plan)
-                yield CandidateJobs(device, runtime, recipe, package, screen, measure)
+                cache = caches.setdefault(package, cache_job(request, runtime, package))
+                measure = measure_job(request, device, screen, cache, plan)
+                yield CandidateJobs(device, runtime, recipe, package, screen, measure, cache)
 
 
 def experience_job(request: Request, hub: Job) -> Job | None:
@@ -110,20 +112,41 @@ def screen_job(request: Request, device: Device, runtime: Runtime, package: Job,
     return Job("screen", f"{recipe} {device.name}-{runtime.backend}", parameters, inputs)
 
 
-def measure_job(request: Request, device: Device, runtime: Runtime, screen: Job, plan: Plan) -> Job:
+def cache_job(request: Request, runtime: Runtime, package: Job) -> Job | None:
+    """The job that computes the state of the prefix; None where nobody asked, or the runtime cannot be given one.
+
+    Raises:
+        InputRefused: the file is no prefix.
+    """
+    if request.prefix is None:
+        return None
+    from validate.prompt_cache import LOADERS
+    from validate.prompt_prefix import read_prefix
+
+    if runtime.backend not in LOADERS:
+        return None
+    parameters = {"backend": runtime.backend, "prefix": read_prefix(Path(request.prefix)).digest}
+    return Job("prefix", package.label, parameters, {"package": package}, {"file": request.prefix})
+
+
+def measure_job(request: Request, device: Device, screen: Job, cache: Job | None, plan: Plan) -> Job:
     """The job that measures one package for one device of the target."""
     latency = dataclasses.replace(request.latency, prompt_lengths=request.target.prompt_lengths)
     if request.target.gates_spread:
         latency = dataclasses.replace(latency, restarts=max(latency.restarts, GATED_RESTARTS))
     parameters = {
-        "backend": runtime.backend,
+        "backend": screen.parameters["backend"],
         "plan": dataclasses.asdict(latency),
         "host": identify(request.host),
         "device": device.name,
     }
+    if request.prefix is not None:
+        parameters["prefix"] = True
     inputs = {**screen.inputs, "screened": screen}
     if plan.experience is not None:
         inputs["experience"] = plan.experience
+    if cache is not None:
+        inputs["cache"] = cache
     return Job("measure", screen.label, parameters, inputs)
 
 

@@ -6,9 +6,10 @@ stages ran, and for how long, is in the report.
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from export.digest import digest_value
+from export.digest import digest_file, digest_value
 from tapeout.jobs import Request
 from tapeout.values import plain
 from tapeout.wheels import Wheel
@@ -72,6 +73,7 @@ def external_parameters(request: Request, source: Mapping[str, str]) -> dict[str
         "sequence": request.sequence,
         "weight_bytes_max": request.weight_bytes_max,
         "recipes": plain(request.found),
+        **({"prefix": digest_file(Path(request.prefix))} if request.prefix else {}),
     }
 
 

@@ -21,12 +21,13 @@ from validate.assemble import Built, assemble_devices, headline
 from validate.golden import Golden
 from validate.measure import Measured, References, measure_package, now
 from validate.plans import LatencyPlan
+from validate.prompt_cache import PromptCache, open_prompt_cache
 from validate.report import Report, read_report
 
 Say = Callable[[str], None]
 
 # What a manifest says of a package beside the package's own fields.
-ENTRY_ONLY = frozenset({"device", "status", "verdict", "recipe", "digest"})
+ENTRY_ONLY = frozenset({"device", "status", "verdict", "recipe", "digest", "prompt_cache"})
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,9 @@ def revalidate(bundle: Path, out: Path, say: Say, baseline: Report | None = None
     built = []
     for path, package in manifest["packages"].items():
         say(f"validate {path}")
-        built.append(measure(bundle / path, package, references, target.prompt_lengths))
+        cache = cache_of(bundle, path, package)
+        here = dataclasses.replace(references, cache=cache, prefix=cache is not None)
+        built.append(measure(bundle / path, package, here, target.prompt_lengths))
     devices = assemble_devices(target, built)
     verdict, sentence = headline(target, devices)
     report = dataclasses.replace(
@@ -102,6 +105,16 @@ def read_references(bundle: Path, manifest: Mapping[str, Any]) -> References:
     return References(
         golden, from_json("validate.experience:Experience", manifest["experience"], bundle / "experience")
     )
+
+
+def cache_of(bundle: Path, path: str, package: Mapping[str, Any]) -> PromptCache | None:
+    """The prompt cache of a package of the bundle, if it has one.
+
+    Raises:
+        DeviceMissing: another version of the runtime is here.
+    """
+    place = package.get("prompt_cache")
+    return None if place is None else open_prompt_cache(bundle / place, bundle / path, package["settings"])
 
 
 def measure(folder: Path, package: dict[str, Any], references: References, prompt_lengths: tuple[int, ...]) -> Built:

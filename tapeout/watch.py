@@ -20,6 +20,7 @@ TITLES = {
     "quantize": "quantize",
     "ranges": "find the range of every activation",
     "compile": "compile",
+    "prefix": "compute the prompt cache of",
     "screen": "compare the weights of",
     "measure": "validate",
     "diagnose": "find the weights to blame in",

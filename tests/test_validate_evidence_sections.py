@@ -10,10 +10,14 @@ from tests.sample_report import failing_report, sample_report
 from validate import render_html as rendering
 from validate.experience import Felt
 from validate.kv_cache import CachePrecision, KvCache
+from validate.latency import sampled
 from validate.measurement import Percentile
 from validate.package_measurement import Measurement
 from validate.paired import Paired
 from validate.parity import Mismatch, TokenizerParity
+from validate.prompt_cache import CANNOT
+from validate.prompt_cache_measure import CachedPrompt
+from validate.prompt_cache_words import prompt_cache_sentences
 from validate.report import Report
 from validate.sections import gaps
 from validate.stability import Stability
@@ -37,6 +41,7 @@ FIGURES = {
         "w8-asym no sensor no sensor 3691, 3688 no sensor 0.310, 1.94",
         "w8-asym 32 31.1 30.6\N{EN DASH}31.6 11.6 11.6\N{EN DASH}11.7 9",
         "w8-asym 1 032 149 35.0 235 ",  # context, MB a token, GB/s, the roof
+        "w8-asym 512 32 23.6 43.7 43.7\N{EN DASH}43.7 293 293\N{EN DASH}293 0.149 the same bits 0.000190",
         "Time, ms Prompt, tokens Samples p50 p90 p95 p99 p99.9",
     ),
     "environment": (
@@ -92,6 +97,9 @@ def marked(measured: Measurement) -> Measurement:
         kv_cache=KvCache(cache, "f16", 23_000, 0.44, 1033, 271),
         parity=TokenizerParity(
             {"emoji": 113}, 28, 5, {"emoji": 1}, 17, 2, (Mismatch("emoji", "ids", "[1, 2]", "[3]"),)
+        ),
+        prompt_cache=CachedPrompt(
+            512, 32, 23_600_128, 1.1, sampled([43.7] * 5), sampled([293.0] * 5), 0.149, 16, True, 0.0, 0.00019, 1.0
         ),
         felt=Felt(Stability(26, 47, 37.0, 0.53, 0.041, 0.033, 0.87, 0.93, 1.07, (None, 7)), ranking),
     )
@@ -170,3 +178,17 @@ def test_what_users_feel_is_said_once(full: dict[str, str]) -> None:
     for word in ("Repetition", "Bytes per token", "Conversations"):
         assert word in full["robustness"]
         assert word not in full["accuracy"]
+
+
+def test_a_prompt_cache_is_said_in_a_sentence_and_so_is_why_there_is_none() -> None:
+    report = sample_report()
+    device = report.devices[0]
+    (said,) = prompt_cache_sentences(marked(device.runtimes[0].candidates[0].measurement))
+    assert "answered after 43.7 ms with its state loaded (23.6 MB), and after 293 ms without: 0.149 of the time" in said
+    assert "16 positions are the same, bit for bit, as after computing the prefix" in said
+    refused = Measurement(prompt_cache_refused=CANNOT["openvino-npu"])
+    assert list(prompt_cache_sentences(refused)) == [f"Prompt cache: none, since {CANNOT['openvino-npu']}."]
+    items = [replace(item, measurement=refused) for item in device.runtimes[0].candidates]
+    runtimes = (replace(device.runtimes[0], candidates=tuple(items)), *device.runtimes[1:])
+    shown = sections_of(replace(report, devices=(replace(device, runtimes=runtimes), *report.devices[1:])))
+    assert f"w8-asym {CANNOT['openvino-npu']}" in shown["latency"]

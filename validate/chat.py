@@ -1,7 +1,9 @@
 """Render a chat prompt with the model's own template, in Jinja's immutable sandbox."""
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from targets.errors import InputRefused
 
@@ -13,6 +15,18 @@ def render_prompt(folder: Path, user: str) -> str:
     """The text a model of `folder` reads for one user message; the message itself when it has no template.
 
     Raises:
+        InputRefused: as `render_messages`.
+    """
+    prompt = render_messages(folder, [{"role": "user", "content": user}])
+    return user if prompt is None else prompt
+
+
+def render_messages(
+    folder: Path, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] = ()
+) -> str | None:
+    """The text a model of `folder` reads for a conversation, ready for its answer; None when it has no template.
+
+    Raises:
         InputRefused: the template is too large, fails, reaches for what the sandbox forbids, or writes too much.
     """
     from jinja2 import StrictUndefined, TemplateError
@@ -20,13 +34,13 @@ def render_prompt(folder: Path, user: str) -> str:
 
     source, tokens = read_template(folder)
     if source is None:
-        return user
+        return None
     environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
     try:
         prompt = environment.from_string(source).render(
-            messages=[{"role": "user", "content": user}],
+            messages=list(messages),
             add_generation_prompt=True,
-            tools=None,
+            tools=list(tools) or None,
             raise_exception=raise_exception,
             **tokens,
         )

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -102,7 +103,7 @@ def measure_kv_cache(
         runtime has one form of cache only.
     """
     long = golden.long()
-    shipped = shipped_precision(package)
+    shipped = shipped_precision(package.backend, package.settings)
     if long is None or shipped is None:
         return None
     tokens, reference = long
@@ -117,10 +118,10 @@ def measure_kv_cache(
     return summarise_cache(measured, shipped, package.facts, after, positions)
 
 
-def shipped_precision(package: Package) -> str | None:
-    """What the package's own settings store the cache in."""
-    setting = {"openvino": OPENVINO_SETTING, "onnxruntime": ONNXRUNTIME_SETTING}.get(package.backend)
-    return None if setting is None else package.settings.get(setting)
+def shipped_precision(backend: str, settings: Mapping[str, Any]) -> str | None:
+    """What a package's own settings store the cache in."""
+    setting = {"openvino": OPENVINO_SETTING, "onnxruntime": ONNXRUNTIME_SETTING}.get(backend)
+    return None if setting is None else settings.get(setting)
 
 
 def openvino_sessions(runtime: Runtime, package: Package, precisions: tuple[str, ...], length: int) -> Iterator[Opened]:

@@ -7,6 +7,7 @@ from validate import words
 from validate.comparison import key_figures, key_length
 from validate.felt_words import felt_sentences
 from validate.figures import moment
+from validate.prompt_cache_words import prompt_cache_sentences
 from validate.report import Report
 from validate.roofline_words import roofline_sentences
 from validate.safe_text import clean_line
@@ -168,13 +169,13 @@ def steadiness(report: Report) -> str:
 
 
 def roofline(report: Report) -> str:
-    """Decode speed beside what memory bandwidth allows, of the packages that decide."""
+    """Decode speed beside what memory bandwidth allows, and what a prompt cache saves, of the packages that decide."""
     return "\n".join(
         f"* {escape(words.package_name(device, item))}: {escape(sentence)}"
         for device in report.devices
         for runtime in device.runtimes
         for item in words.deciding(runtime)
-        for sentence in roofline_sentences(item.measurement)
+        for sentence in (*roofline_sentences(item.measurement), *prompt_cache_sentences(item.measurement))
     )
 
 
@@ -195,7 +196,7 @@ PARTS: tuple[tuple[str, Callable[[Report], str]], ...] = (
     ("Weights to blame", diagnoses),
     ("What users feel", felt),
     ("How steady the times are", steadiness),
-    ("Roofline", roofline),
+    ("Roofline and prompt cache", roofline),
     ("Not measured", open_sections),
     ("Check the bundle", seal),
 )

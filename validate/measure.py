@@ -22,6 +22,8 @@ from validate.load_probe import Asked, measure_restarts
 from validate.measurement import Fidelity
 from validate.package_measurement import Measurement
 from validate.plans import LatencyPlan
+from validate.prompt_cache import CANNOT, PromptCache
+from validate.prompt_cache_measure import measure_prompt_cache
 from validate.roofline import roofline_of
 from validate.runtime import DEPLOYED, WEIGHTS, Runtime, find_runtime
 from validate.stand_in import measure_stand_in
@@ -41,6 +43,7 @@ STEPS = (
     ("latency", 20),
     ("experience", 5),
     ("kv cache", 5),
+    ("prompt cache", 0),
     ("loading", 10),
 )
 
@@ -68,11 +71,15 @@ class References:
         golden: on the golden text and prompts.
         experience: where users feel a difference; None when the build did not ask for it.
         screened: how far the package's weights are from that, where a build has already measured it here.
+        cache: the state of the prefix that requests share; None where nobody asked, or the runtime takes none.
+        prefix: a prefix was asked for.
     """
 
     golden: Golden
     experience: Experience | None = None
     screened: Fidelity | None = None
+    cache: PromptCache | None = None
+    prefix: bool = False
 
 
 def measure_package(
@@ -94,6 +101,9 @@ def measure_package(
         measurement = measure_stand_in(runtime, package, references.golden, progress, references.screened)
     conditions = look_around(probe_host().governor, before)
     measurement = dataclasses.replace(measurement, host=host, threads=usable_threads(), conditions=conditions)
+    if references.prefix and references.cache is None:
+        refused = CANNOT.get(package.backend, "this release has nothing that loads a state into this runtime")
+        measurement = dataclasses.replace(measurement, prompt_cache_refused=refused)
     return Measured(out, measurement, now())
 
 
@@ -130,6 +140,9 @@ def measure_device(
         del session
     del pipeline
     bandwidth = measure_bandwidth(usable_threads())
+    prompt_cache = None
+    if references.cache is not None:
+        prompt_cache = measure_prompt_cache(runtime, package, references.cache, text, report("prompt cache"))
     asked = Asked(plan.restart_prompt, plan.new_tokens, plan.restart_requests, max(plan.prompt_lengths))
     loading, restarts = measure_restarts(package.backend, package.folder, package.settings, asked, plan.restarts)
     report("loading")(1, 1)
@@ -146,6 +159,7 @@ def measure_device(
         drift=drift_of(latency),
         roofline=roofline_of(package, latency, bandwidth),
         restarts=restarts,
+        prompt_cache=prompt_cache,
     )
 
 

@@ -7,6 +7,7 @@ from validate.experience import Felt
 from validate.kv_cache import KvCache
 from validate.measurement import Answer, BoundaryGap, DeviceGap, Fidelity, Latency, Loading, Placement
 from validate.parity import TokenizerParity
+from validate.prompt_cache_measure import CachedPrompt
 from validate.roofline import Roofline
 from validate.soak_figures import Soak
 from validate.steadiness import Conditions, Restarts
@@ -37,6 +38,8 @@ class Measurement:
         conditions: governor, clock, temperature and load around the measurement.
         restarts: the package in fresh processes: first and later requests apart, and their spread.
         roofline: decode speed beside what the memory bandwidth measured here allows.
+        prompt_cache: requests behind the prefix whose state the bundle carries.
+        prompt_cache_refused: why this runtime cannot be given the state of the prefix that was asked for.
         soak: what it did under load for a long time, where that was asked for.
     """
 
@@ -60,4 +63,6 @@ class Measurement:
     conditions: Conditions | None = None
     restarts: Restarts | None = None
     roofline: Roofline | None = None
+    prompt_cache: CachedPrompt | None = None
+    prompt_cache_refused: str | None = None
     soak: Soak | None = None

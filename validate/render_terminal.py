@@ -8,6 +8,7 @@ from targets.status import Verdict
 from validate import words
 from validate.comparison import KeyFigures, key_figures, key_length
 from validate.felt_words import felt_sentences
+from validate.prompt_cache_words import prompt_cache_sentences
 from validate.report import Candidate, DeviceReport, Report, RuntimeReport
 from validate.roofline_words import roofline_sentences
 from validate.safe_text import clean_line
@@ -69,11 +70,12 @@ def _felt(report: Report) -> Iterator[str]:
 
 
 def _roofline(report: Report) -> Iterator[str]:
-    """Whether memory decides how fast the packages that decide are."""
+    """Whether memory decides how fast the packages that decide are, and what a prompt cache saves them."""
     for device, runtime in _runtimes(report):
         for item in words.deciding(runtime):
             name = words.package_name(device, item)
-            yield from (clean_line(f"{name}: {sentence}") for sentence in roofline_sentences(item.measurement))
+            said = (*roofline_sentences(item.measurement), *prompt_cache_sentences(item.measurement))
+            yield from (clean_line(f"{name}: {sentence}") for sentence in said)
 
 
 def _diagnoses(report: Report) -> Iterator[str]:
@@ -102,7 +104,7 @@ def _blocks(report: Report, path: Path | None) -> Iterator["RenderableType"]:
     parts = {
         "Did not pass": _open_gates(report),
         "What users feel": _felt(report),
-        "Roofline": _roofline(report),
+        "Roofline and prompt cache": _roofline(report),
         "Weights to blame": _diagnoses(report),
     }
     yield from (_listed(heading, lines) for heading, part in parts.items() if (lines := list(part)))

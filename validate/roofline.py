@@ -69,7 +69,7 @@ class Roofline:
 
 def roofline_of(package: Package, latency: Sequence[Latency], bandwidth: Bandwidth) -> Roofline | None:
     """The roofline of a package that was timed on this machine's CPU; None where its bytes cannot be counted."""
-    precision = shipped_precision(package)
+    precision = shipped_precision(package.backend, package.settings)
     if package.backend not in WEIGHT_FILES or precision not in CACHE_BITS[package.backend]:
         return None
     weights = weights_read(package)
