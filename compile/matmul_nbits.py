@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from quantize.weight import QuantizedWeight
+from quantize.weight import QuantizedWeight, shifted
 from targets.errors import StageFailed
 
 # MatMulNBits wants one scale per block of at most 256 inputs, so a channel's one scale is written into each block.
@@ -13,6 +13,29 @@ from targets.errors import StageFailed
 # 0.0085, but take a quarter more time to the first token.
 CHANNEL_WISE_BLOCKS = (64, 32, 16)
 BLOCK_SIZES = (16, 32, 64, 128, 256)
+
+
+# The two codes in every byte, low nibble first, as one number: numpy looks numbers up much faster than rows.
+PAIRS = np.stack([np.arange(256) & 15, np.arange(256) >> 4], axis=-1).astype(np.uint8).view(np.uint16)[:, 0]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What `MatMulNBits` is told of a weight, beside its numbers.
+
+    Attributes:
+        in_channels: inputs.
+        out_channels: outputs.
+        bits: 4 or 8.
+        block_size: inputs per block.
+        symmetric: it has no zero points.
+    """
+
+    in_channels: int
+    out_channels: int
+    bits: int
+    block_size: int
+    symmetric: bool
 
 
 @dataclass(frozen=True)
@@ -38,6 +61,11 @@ class Blocks:
         """Inputs of the weight."""
         return int(self.scales.shape[1]) * self.block_size
 
+    @property
+    def layout(self) -> Layout:
+        """Its description, which holds none of its numbers."""
+        return Layout(self.in_channels, len(self.codes), self.bits, self.block_size, self.zero_points is None)
+
 
 def to_blocks(weight: QuantizedWeight) -> Blocks:
     """Lay out `weight`; without zero points the kernel takes half the code range as zero.
@@ -49,7 +77,7 @@ def to_blocks(weight: QuantizedWeight) -> Blocks:
     block_size = block_size_for(weight)
     blocks = in_channels // block_size
     middle = 1 << (weight.bits - 1)
-    unsigned = weight.stored_codes() + (middle if weight.zero_points is None else 0)
+    unsigned = weight.codes + np.int16(middle) if weight.zero_points is None else weight.stored_codes()
     repeat = blocks // weight.scales.shape[1]
     zero_points = None if weight.zero_points is None else np.repeat(weight.zero_points, repeat, axis=1).astype(np.uint8)
     return Blocks(
@@ -86,12 +114,12 @@ def block_size_for(weight: QuantizedWeight) -> int:
 def from_blocks(blocks: Blocks) -> QuantizedWeight:
     """Read a weight back out of its blocks."""
     out_channels, count = blocks.scales.shape
-    unsigned = unpack(blocks.codes.reshape(out_channels, -1), blocks.bits).astype(np.int16)
+    codes = unpack(blocks.codes.reshape(out_channels, -1), blocks.bits).astype(np.int16)
     if blocks.zero_points is None:
-        return QuantizedWeight(unsigned - (1 << (blocks.bits - 1)), blocks.scales, None, blocks.bits)
+        codes -= 1 << (blocks.bits - 1)
+        return QuantizedWeight(codes, blocks.scales, None, blocks.bits)
     zero_points = unpack(blocks.zero_points, blocks.bits)[:, :count].astype(np.int16)
-    spread = np.repeat(zero_points, blocks.block_size, axis=1)
-    return QuantizedWeight(unsigned - spread, blocks.scales, zero_points, blocks.bits)
+    return QuantizedWeight(shifted(codes, -zero_points), blocks.scales, zero_points, blocks.bits)
 
 
 def concatenate(parts: list[Blocks]) -> Blocks:
@@ -123,4 +151,4 @@ def unpack(packed: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
     """Undo `pack`; an odd count comes back with one value too many."""
     if bits == 8:
         return packed
-    return np.stack([packed & 15, packed >> 4], axis=-1).reshape(packed.shape[0], -1)
+    return PAIRS.take(packed).view(np.uint8).reshape(packed.shape[0], -1)

@@ -56,16 +56,19 @@ class OnnxRuntimeBackend:
         from compile.kv_cache import cache_scales, quantize_cache
         from compile.last_position import keep_last_position
         from compile.onnxruntime_lowering import lower_for_onnxruntime
+        from export.tensor_file import TensorFile
 
         refuse_options(options, ("kv_cache",), self.name)
         cache = str(options.get("kv_cache", KV_CACHES[0]))
         choose(cache, dict.fromkeys(KV_CACHES), "KV cache")
         model = ir.load(quantized.graph)
-        packed = lower_for_onnxruntime(model, quantized.facts, ACCURACY_LEVEL)
-        keep_last_position(model)
-        if cache == "int8":
-            quantize_cache(model, cache_scales(quantized))
-        ir.save(model, out / GRAPH, external_data=WEIGHTS)
+        with TensorFile(out / WEIGHTS) as file:
+            packed = lower_for_onnxruntime(model, quantized.facts, ACCURACY_LEVEL, file)
+            keep_last_position(model)
+            if cache == "int8":
+                quantize_cache(model, cache_scales(quantized))
+            file.move(model)
+        ir.save(model, out / GRAPH)
         copy_side_files(quantized.folder, out)
         write_split_tokenizer(out)
         (out / "genai_config.json").write_text(json.dumps(genai_config(out, quantized.facts), indent=2) + "\n")
@@ -129,12 +132,13 @@ def stored_blocks(node: "ir.Node", rows: slice) -> "Blocks":
     import numpy as np
 
     from compile.matmul_nbits import Blocks
+    from export.tensor_file import read_tensor
 
     codes, *rest = (value for position, value in enumerate(node.inputs) if position != NOT_A_WEIGHT[node.op_type])
     reshape = codes.producer() if codes is not None else None
     stored = [reshape.inputs[0] if reshape is not None else codes, *rest]
     arrays = [
-        value.const_value.numpy()[rows] for value in stored if value is not None and value.const_value is not None
+        read_tensor(value.const_value)[rows] for value in stored if value is not None and value.const_value is not None
     ]
     return Blocks(
         codes=arrays[0],

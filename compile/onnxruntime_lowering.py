@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 from onnx_ir.passes import common
 
 from compile.attention import Attention, find_attentions
-from compile.matmul_nbits import Blocks, concatenate, to_blocks
+from compile.matmul_nbits import Blocks, Layout, concatenate, to_blocks
 from compile.rotary import rotary_tables
 from export.hub_passes import producer
 from export.model import ModelFacts
+from export.tensor_file import TensorFile
 from quantize.hub_weights import add_initializer, is_quantized, read_weight, weight_name
 
 MICROSOFT = "com.microsoft"
@@ -38,18 +39,22 @@ class Lowering:
         facts: the architecture.
         accuracy_level: of every MatMulNBits: 4 computes with int8 activations, 1 with float32.
         blocks: initializers already written, by weight name.
+        file: where the numbers of weights go; None holds them.
         packed: for every node with quantized weights by name: the hub weights it holds, each with its outputs.
     """
 
     graph: ir.Graph
     facts: ModelFacts
     accuracy_level: int
-    blocks: dict[str, tuple[Blocks, list[ir.Value | None]]] = field(default_factory=dict)
+    blocks: dict[str, tuple[Layout, list[ir.Value | None]]] = field(default_factory=dict)
+    file: TensorFile | None = None
     packed: dict[str, list[tuple[str, int]]] = field(default_factory=dict)
 
 
-def lower_for_onnxruntime(hub: ir.Model, facts: ModelFacts, accuracy_level: int) -> dict[str, list[tuple[str, int]]]:
-    """Rewrite `hub` in place.
+def lower_for_onnxruntime(
+    hub: ir.Model, facts: ModelFacts, accuracy_level: int, file: TensorFile | None = None
+) -> dict[str, list[tuple[str, int]]]:
+    """Rewrite `hub` in place; with a `file`, the numbers of its weights go there one weight at a time.
 
     Returns:
         For every MatMulNBits and GatherBlockQuantized by node name: the hub weights it holds, each with its number
@@ -58,7 +63,7 @@ def lower_for_onnxruntime(hub: ir.Model, facts: ModelFacts, accuracy_level: int)
     Raises:
         StageFailed: an attention this file does not know.
     """
-    lowering = Lowering(hub.graph, facts, accuracy_level)
+    lowering = Lowering(hub.graph, facts, accuracy_level, file=file)
     attentions = find_attentions(hub)
     tables = rotary_tables(hub, attentions[0], facts.max_positions)
     cos, sin = (
@@ -164,7 +169,7 @@ def pack_projections(lowering: Lowering, projections: list[ir.Value], name: str)
     names = [weight_name(source) for source in sources if source is not None]
     widths = [(owner, part.codes.shape[0]) for owner, part in zip(names, blocks, strict=True)]
     joined = concatenate(blocks)
-    node = matmul_nbits(lowering, first.inputs[0], joined, write_blocks(lowering, name, joined), name)
+    node = matmul_nbits(lowering, first.inputs[0], joined.layout, write_blocks(lowering, name, joined), name)
     lowering.graph.insert_after(first, node)
     lowering.packed[str(node.name)] = widths
     return node.outputs[0]
@@ -177,19 +182,19 @@ def lower_matmuls(lowering: Lowering) -> None:
         if source is None:
             continue
         name = weight_name(source)
-        blocks, inputs = weight_blocks(lowering, name, source)
-        node = matmul_nbits(lowering, matmul.inputs[0], blocks, inputs, name)
-        lowering.packed[str(node.name)] = [(name, blocks.codes.shape[0])]
+        layout, inputs = weight_blocks(lowering, name, source)
+        node = matmul_nbits(lowering, matmul.inputs[0], layout, inputs, name)
+        lowering.packed[str(node.name)] = [(name, layout.out_channels)]
         ir.convenience.replace_nodes_and_values(
             lowering.graph, matmul, [matmul], [node], list(matmul.outputs), list(node.outputs)
         )
 
 
-def weight_blocks(lowering: Lowering, name: str, source: ir.Node) -> tuple[Blocks, list[ir.Value | None]]:
-    """The blocks and initializers of a hub weight, written once however many nodes read them."""
+def weight_blocks(lowering: Lowering, name: str, source: ir.Node) -> tuple[Layout, list[ir.Value | None]]:
+    """The layout and the initializers of a hub weight, written once however many nodes read them."""
     if name not in lowering.blocks:
         blocks = to_blocks(read_weight(source))
-        lowering.blocks[name] = blocks, write_blocks(lowering, name, blocks)
+        lowering.blocks[name] = blocks.layout, write_blocks(lowering, name, blocks)
     return lowering.blocks[name]
 
 
@@ -201,24 +206,24 @@ def write_blocks(lowering: Lowering, name: str, blocks: Blocks) -> list[ir.Value
         "zero_points": blocks.zero_points,
     }
     return [
-        add_initializer(lowering.graph, f"{name}.blocks.{kind}", array)
+        add_initializer(lowering.graph, f"{name}.blocks.{kind}", array, lowering.file)
         for kind, array in arrays.items()
         if array is not None
     ]
 
 
 def matmul_nbits(
-    lowering: Lowering, hidden: ir.Value | None, blocks: Blocks, inputs: list[ir.Value | None], name: str
+    lowering: Lowering, hidden: ir.Value | None, layout: Layout, inputs: list[ir.Value | None], name: str
 ) -> ir.Node:
-    """Multiply `hidden` [.., in] by the weight in `blocks`."""
+    """Multiply `hidden` [.., in] by a weight of that layout."""
     return ir.node(
         "MatMulNBits",
         inputs=[hidden, *inputs],
         attributes={
-            "K": blocks.in_channels,
-            "N": blocks.codes.shape[0],
-            "bits": blocks.bits,
-            "block_size": blocks.block_size,
+            "K": layout.in_channels,
+            "N": layout.out_channels,
+            "bits": layout.bits,
+            "block_size": layout.block_size,
             "accuracy_level": lowering.accuracy_level,
         },
         domain=MICROSOFT,
@@ -234,17 +239,17 @@ def lower_embedding(lowering: Lowering) -> None:
         if source is None:
             continue
         name = weight_name(source)
-        blocks, (codes, *rest) = weight_blocks(lowering, name, source)
-        rows = add_initializer(graph, f"{name}.rows", np.array([blocks.codes.shape[0], -1], np.int64))
+        layout, (codes, *rest) = weight_blocks(lowering, name, source)
+        rows = add_initializer(graph, f"{name}.rows", np.array([layout.out_channels, -1], np.int64))
         table = ir.node("Reshape", [codes, rows], name=f"{name}/Reshape")
         node = ir.node(
             "GatherBlockQuantized",
             inputs=[table.outputs[0], gather.inputs[1], *rest],
-            attributes={"bits": blocks.bits, "block_size": blocks.block_size, "gather_axis": 0, "quantize_axis": 1},
+            attributes={"bits": layout.bits, "block_size": layout.block_size, "gather_axis": 0, "quantize_axis": 1},
             domain=MICROSOFT,
             name=f"{name}/GatherBlockQuantized",
         )
-        lowering.packed[str(node.name)] = [(name, blocks.codes.shape[0])]
+        lowering.packed[str(node.name)] = [(name, layout.out_channels)]
         ir.convenience.replace_nodes_and_values(
             graph, gather, [gather], [table, node], list(gather.outputs), list(node.outputs)
         )

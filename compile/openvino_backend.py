@@ -1,6 +1,7 @@
 """Quantized -> a folder that openvino_genai.LLMPipeline loads."""
 
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,14 @@ from compile.openvino_stateful import make_stateful
 from compile.openvino_tokenizer import write_tokenizers
 from compile.options import refuse_options
 from compile.package import Package, check_same_weights, folder_bytes
+from export.hub import WEIGHTS as HUB_WEIGHTS
 from export.hub import copy_side_files
+from export.lean_memory import pages_dropped
 from quantize.quantizer import QuantizedModel
 from targets.errors import StageFailed
 
 MODEL = "openvino_model.xml"
+WEIGHTS = "openvino_model.bin"
 
 # The plugin's default on this release and most CPUs; said, because a default may change without a word.
 KV_CACHE = "u8"
@@ -38,17 +42,16 @@ class OpenVinoBackend:
         import openvino as ov
 
         refuse_options(options, (), self.name)
-        model = ov.convert_model(quantized.graph)  # core.read_model leaves decomposed attention unfused
-        make_stateful(model)
-        name_anonymous_nodes(model)
-        model.set_rt_info("tapeout", ["producer"])
-        # Scales stay float32: the other runtime multiplies by the same numbers.
-        ov.save_model(model, out / MODEL, compress_to_fp16=False)
+        with ThreadPoolExecutor(1) as beside:
+            # Half of the time goes into a tokenizer that waits for nothing here.
+            tokenizers = beside.submit(write_tokenizers, quantized.folder, out)
+            write_model(quantized, out)
+            with pages_dropped(out / WEIGHTS):
+                shipped = ov.Core().read_model(out / MODEL)
+                digest = check_same_weights(quantized, package_weights(shipped, quantized), self.name)
+                checks = check_runtime_model(shipped, quantized)
+            tokenizers.result()
         copy_side_files(quantized.folder, out)
-        write_tokenizers(quantized.folder, out)
-        shipped = ov.Core().read_model(out / MODEL)
-        digest = check_same_weights(quantized, package_weights(shipped, quantized), self.name)
-        checks = check_runtime_model(shipped, quantized)
         return Package(
             folder=out,
             facts=quantized.facts,
@@ -59,6 +62,19 @@ class OpenVinoBackend:
             settings={"ATTENTION_BACKEND": "SDPA", "KV_CACHE_PRECISION": KV_CACHE},
             package_bytes=folder_bytes(out),
         )
+
+
+def write_model(quantized: QuantizedModel, out: Path) -> None:
+    """Convert the hub to a stateful IR and write it; the weights go from file to file."""
+    import openvino as ov
+
+    with pages_dropped(quantized.folder / HUB_WEIGHTS):
+        model = ov.convert_model(quantized.graph)  # core.read_model leaves decomposed attention unfused
+        make_stateful(model)
+        name_anonymous_nodes(model)
+        model.set_rt_info("tapeout", ["producer"])
+        # Scales stay float32: the other runtime multiplies by the same numbers.
+        ov.save_model(model, out / MODEL, compress_to_fp16=False)
 
 
 def check_runtime_model(model: Any, quantized: QuantizedModel) -> dict[str, int]:
@@ -127,4 +143,4 @@ def package_weights(model: Any, quantized: QuantizedModel) -> dict[str, str]:
     """Digest of every quantized weight, read back from the constants of the shipped IR."""
     from compile.openvino_weights import read_weights
 
-    return {name: weight.digest() for name, weight in read_weights(model, set(quantized.weights)).items()}
+    return {name: weight.digest() for name, weight in read_weights(model, set(quantized.weights))}

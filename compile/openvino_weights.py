@@ -1,29 +1,36 @@
 """Read quantized weights back out of an OpenVINO IR."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from quantize.weight import QuantizedWeight
+from quantize.weight import QuantizedWeight, shifted
 from targets.errors import StageFailed
 
 # The converter names the last node of a dequantization after the hub's node.
 SUFFIX = "/DequantizeLinear"
 
+# The two codes in every byte, low nibble first, as int16 side by side in one number: numpy looks numbers up much faster
+# than rows. Unsigned, and in two's complement.
+NIBBLES = np.stack([np.arange(256) & 15, np.arange(256) >> 4], axis=-1).astype(np.int16)
+PAIRS = NIBBLES.view(np.uint32)[:, 0]
+SIGNED_PAIRS = (NIBBLES - ((NIBBLES & 8) << 1)).view(np.uint32)[:, 0]
 
-def read_weights(model: Any, names: set[str]) -> dict[str, QuantizedWeight]:
-    """The weights of an IR by hub name; a name that is not found is left out.
+
+def read_weights(model: Any, names: set[str]) -> Iterator[tuple[str, QuantizedWeight]]:
+    """The weights of an IR with their hub names, one at a time; a name that is not found is left out.
 
     Raises:
         StageFailed: a dequantization of a form the converter is not known to write.
     """
-    found = {}
+    left = set(names)
     for node in model.get_ordered_ops():
         name = node.get_friendly_name().removesuffix(SUFFIX)
-        if name in names and name != node.get_friendly_name() and name not in found:
-            found[name] = read_dequantization(node, name)
-    return found
+        if name in left and name != node.get_friendly_name():
+            left.remove(name)
+            yield name, read_dequantization(node, name)
 
 
 def read_dequantization(node: Any, name: str) -> QuantizedWeight:
@@ -38,7 +45,7 @@ def read_dequantization(node: Any, name: str) -> QuantizedWeight:
     stored = source(centred) if centred.get_type_name() == "Convert" else centred
     codes = constant(stored, name).astype(np.int16).reshape(shape[0], -1)
     if zero_points is not None:
-        codes = codes - np.repeat(zero_points, codes.shape[1] // zero_points.shape[1], axis=1)
+        codes = shifted(codes, -zero_points)
     bits = 4 if stored.get_element_type().get_type_name() in {"i4", "u4"} else 8
     return QuantizedWeight(codes, scales.astype(np.float32).reshape(shape[0], -1), zero_points, bits)
 
@@ -64,6 +71,5 @@ def constant(node: Any, name: str) -> NDArray[Any]:
     if kind not in {"i4", "u4"}:
         return np.asarray(node.get_data())
     packed = np.asarray(node.get_data()).reshape(-1).view(np.uint8)
-    nibbles = np.stack([packed & 15, packed >> 4], axis=-1).reshape(-1)[: int(np.prod(node.get_output_shape(0)))]
-    codes = nibbles.astype(np.int16).reshape(node.get_output_shape(0))
-    return np.where(codes > 7, codes - 16, codes) if kind == "i4" else codes
+    pairs = (SIGNED_PAIRS if kind == "i4" else PAIRS).take(packed).view(np.int16)
+    return pairs.reshape(-1)[: int(np.prod(node.get_output_shape(0)))].reshape(node.get_output_shape(0))

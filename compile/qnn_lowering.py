@@ -218,8 +218,8 @@ def lower_embedding(lowering: Lowering) -> None:
         if source is None:
             continue
         name, weight, ids = weight_name(source), read_weight(source), gather.inputs[1]
-        blocks, (codes, *_) = weight_blocks(lowering, name, source)
-        middle = 0 if blocks.zero_points is not None else 1 << (blocks.bits - 1)
+        layout, (codes, *_) = weight_blocks(lowering, name, source)
+        middle = 1 << (layout.bits - 1) if layout.symmetric else 0
         unit = [
             add_scalar(graph, f"{name}.unit", np.float32(1)),
             add_scalar(graph, f"{name}.middle", np.uint8(middle)),

@@ -14,6 +14,14 @@ def digest_bytes(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
+def digest_parts(*parts: bytes | memoryview) -> str:
+    """The 64 hex digits of SHA-256 over `parts`, one after the other."""
+    found = hashlib.sha256()
+    for part in parts:
+        found.update(part)
+    return found.hexdigest()
+
+
 def digest_file(path: Path) -> str:
     """The 64 hex digits of SHA-256 over a file's bytes."""
     with path.open("rb") as stream:

@@ -124,7 +124,13 @@ def write_optimum(model: Model, out: Path) -> OnnxModel:
 
 def open_hub(hub: OnnxModel) -> HubSession:
     """The float hub in ONNX Runtime."""
-    return HubSession(hub.graph, hub.facts, hub.weights)
+    if hub.route == OPTIMUM:
+        return HubSession(hub.graph, hub.facts)
+    from export.tensor_map import tensor_places
+
+    # 16-bit weights would be widened again for every token: there a copy pays.
+    lean = all(place.dtype == "F32" for place in tensor_places(hub.weights).values())
+    return HubSession(hub.graph, hub.facts, hub.weights, lean)
 
 
 def load_hub(hub: OnnxModel) -> "ir.Model":

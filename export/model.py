@@ -162,12 +162,11 @@ def _import_gguf(path: Path, out: Path) -> tuple[str, str | None]:
 
 
 def _import_folder(folder: Path, out: Path) -> str:
-    """Copy first and check the copy as well: what was checked is what will be loaded."""
-    check_folder(folder)
+    """Copy what looks sound; the copy is checked when it is read: what was checked is what will be loaded."""
+    config = check_folder(folder)
     for name in list_model_files(folder):
         if name != CARD:
             shutil.copyfile(folder / name, out / name, follow_symlinks=False)
-    config = check_folder(out)
     for name in weight_files(out):
         check_finite(out / name)
     template = chat_template(out)

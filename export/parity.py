@@ -85,13 +85,14 @@ def compare(hub: Session, reference: Session, vocab_size: int, name: str, layers
 class HubSession:
     """The hub in ONNX Runtime on the CPU in float32, one sequence, the KV cache carried from step to step."""
 
-    def __init__(self, graph: Path | bytes, facts: ModelFacts, weights: Path | None = None) -> None:
+    def __init__(self, graph: Path | bytes, facts: ModelFacts, weights: Path | None = None, lean: bool = False) -> None:
         """Open a graph.
 
         Args:
             graph: the ONNX file, or its bytes.
             facts: its sizes.
             weights: the folder of its external data, where that is not the graph's.
+            lean: read the weights where they are mapped, in place of copies that are transposed and packed beforehand.
         """
         import onnxruntime
 
@@ -99,9 +100,14 @@ class HubSession:
         if weights is not None:
             options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(weights))
             graph = graph.read_bytes() if isinstance(graph, Path) else graph
+        if lean:
+            options.add_session_config_entry("session.disable_prepacking", "1")
+        folding = ["ConstantFolding"] if lean else None
         # A quantized hub's products become MatMulNBits as the session starts, by default on int8 activations.
         options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
-        self.session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        self.session = onnxruntime.InferenceSession(
+            graph, options, providers=["CPUExecutionProvider"], disabled_optimizers=folding
+        )
         self.names = [output.name for output in self.session.get_outputs()]
         self.empty = np.zeros((1, facts.n_kv_heads, 0, facts.head_dim), np.float32)
         self.past: dict[str, NDArray[np.float32]] = {}

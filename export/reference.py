@@ -126,5 +126,5 @@ def check_layers(config: dict[str, Any], places: Mapping[str, TensorPlace], mode
 
     layers = tuple(sorted({0, model.n_layers - 1}))
     graph = ir.to_proto(native_hub(config, places, layers)).SerializeToString()
-    hub = HubSession(graph, model.facts, model.folder)
+    hub = HubSession(graph, model.facts, model.folder, lean=True)
     return compare(hub, ReferenceDecoder(config, places, layers), model.vocab_size, "NumPy", layers)

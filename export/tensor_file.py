@@ -61,10 +61,12 @@ class TensorFile:
             self.stream.write((block[::2] | (block[1::2] << 4)).data)
 
     def move(self, model: ir.Model) -> None:
-        """Move every tensor that the model still holds into the file, in the order of its initializers."""
+        """Move every tensor of the model that is not in the file yet, in the order of its initializers."""
         for name, value in model.graph.initializers.items():
-            if value.const_value is not None and not isinstance(value.const_value, ir.ExternalTensor):
-                value.const_value = self.append(str(name), value.const_value.numpy())
+            tensor = value.const_value
+            here = isinstance(tensor, ir.ExternalTensor) and Path(tensor.path) == self.path
+            if tensor is not None and not here:
+                value.const_value = self.append(str(name), read_tensor(tensor))
 
 
 def read_tensor(tensor: ir.TensorProtocol) -> NDArray[Any]:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from export.hub_passes import producer
 from export.tensor_file import FOUR_BITS, TensorFile, read_tensor
-from quantize.weight import QuantizedWeight
+from quantize.weight import QuantizedWeight, shifted
 from targets.errors import StageFailed
 
 # (bits, symmetric) -> how a code is stored: signed around zero, or unsigned with a zero point.
@@ -189,7 +189,7 @@ def read_weight(dequantize: ir.Node) -> QuantizedWeight:
     zero_points = None
     if len(arrays) > 2:
         zero_points = arrays[2].astype(np.int16).reshape(scales.shape)
-        codes = codes - np.repeat(zero_points, codes.shape[1] // scales.shape[1], axis=1)
+        codes = shifted(codes, -zero_points)
     bits = 4 if stored[0].dtype in FOUR_BITS else 8
     return QuantizedWeight(codes, scales, zero_points, bits)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from export.digest import digest_bytes, digest_value
+from export.digest import digest_parts, digest_value
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class QuantizedWeight:
         """[out, in]: codes as they are stored, zero points added: in -8..7 or -128..127, unsigned when asymmetric."""
         if self.zero_points is None:
             return self.codes
-        return self.codes + np.repeat(self.zero_points, self.group_size, axis=1)
+        return shifted(self.codes.copy(), self.zero_points)
 
     def dequantize(self) -> NDArray[np.float32]:
         """[out, in] float32."""
@@ -49,8 +49,15 @@ class QuantizedWeight:
         if (scales == scales[:, :1]).all():
             scales = scales[:, :1]
         shape = f"{self.bits}:{self.codes.shape}:{scales.shape}:".encode()
-        codes = np.ascontiguousarray(self.codes, dtype="<i2").tobytes()
-        return digest_bytes(shape + codes + np.ascontiguousarray(scales, dtype="<f4").tobytes())
+        codes, scales = np.ascontiguousarray(self.codes, "<i2"), np.ascontiguousarray(scales, "<f4")
+        return digest_parts(shape, codes.data.cast("B"), scales.data.cast("B"))
+
+
+def shifted(codes: NDArray[np.int16], zero_points: NDArray[np.int16]) -> NDArray[np.int16]:
+    """Add zero points [out, groups] to codes [out, in], in place."""
+    grouped = codes.reshape(*zero_points.shape, -1)
+    grouped += zero_points[..., None]
+    return codes
 
 
 def digest_weights(digests: Mapping[str, str]) -> str:
