@@ -92,7 +92,11 @@ def split(shapes: Mapping[str, tuple[int, ...]]) -> Iterator[dict[str, tuple[int
 
 
 def write_shard(path: Path, shapes: Mapping[str, tuple[int, ...]], random: np.random.Generator) -> None:
-    """One safetensors file of bfloat16 tensors: norms are ones, everything else is normal."""
+    """One safetensors file of bfloat16 tensors: norms are ones, everything else is normal.
+
+    A weight is cut from one block of random numbers, from a place of its own: drawing billions would take longer than
+    the build.
+    """
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
     for name, shape in shapes.items():
@@ -100,20 +104,24 @@ def write_shard(path: Path, shapes: Mapping[str, tuple[int, ...]], random: np.ra
         header[name] = {"dtype": "BF16", "shape": list(shape), "data_offsets": [begin, end]}
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
+    block = narrow(random.standard_normal(BLOCK, np.float32) * np.float32(SPREAD))
     with path.open("xb") as stream:
         stream.write(len(text).to_bytes(8, "little") + text)
         for shape in shapes.values():
             left = int(np.prod(shape, dtype=np.int64))
+            if len(shape) == 1:
+                stream.write(narrow(np.ones(left, np.float32)).data)
+                continue
+            start = int(random.integers(BLOCK))
             while left:
-                count = min(left, BLOCK)
-                values = np.ones(count, np.float32) if len(shape) == 1 else normal(random, count)
-                stream.write((values.view(np.uint32) >> 16).astype("<u2").tobytes())
-                left -= count
+                part = block[start : start + left]
+                stream.write(part.data)
+                start, left = 0, left - len(part)
 
 
-def normal(random: np.random.Generator, count: int) -> NDArray[np.float32]:
-    """`count` normal numbers of standard deviation `SPREAD`."""
-    return random.standard_normal(count, np.float32) * np.float32(SPREAD)
+def narrow(values: NDArray[np.float32]) -> NDArray[np.uint16]:
+    """bfloat16 numbers: the upper halves of float32 ones."""
+    return (values.view(np.uint32) >> 16).astype("<u2")
 
 
 if __name__ == "__main__":
