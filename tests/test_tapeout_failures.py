@@ -24,12 +24,18 @@ def with_schemes(target: Target, *schemes: tuple[str, ...]) -> Target:
     return dataclasses.replace(target, devices=(dataclasses.replace(cpu, runtimes=runtimes), *others))
 
 
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """One for all: what they have in common is built once."""
+    return Store(tmp_path_factory.mktemp("failures") / "store")
+
+
 @pytest.mark.parametrize("ladder", [(RAGGED, "w8-sym"), (RAGGED,)], ids=["another scheme", "nothing else"])
 def test_the_other_packages_are_built_and_the_report_names_the_failure(
-    tiny_model: Model, tmp_path: Path, ladder: tuple[str, ...]
+    tiny_model: Model, store: Store, tmp_path: Path, ladder: tuple[str, ...]
 ) -> None:
     target = with_schemes(bench(tmp_path), ("w8-sym",), ladder)
-    built = build(request(target, tiny_model.folder), Store(tmp_path / "store"), tmp_path / "out", Heard())
+    built = build(request(target, tiny_model.folder), store, tmp_path / "out", Heard())
     openvino, onnxruntime = built.report.devices[0].runtimes
     assert openvino.verdict is Verdict.PASS
     (failure,) = onnxruntime.failures
@@ -45,16 +51,16 @@ def test_the_other_packages_are_built_and_the_report_names_the_failure(
     assert "packages/cpu-openvino" in read_manifest(built.folder)["packages"]
 
 
-def test_when_every_package_fails_the_command_fails(tiny_model: Model, tmp_path: Path) -> None:
+def test_when_every_package_fails_the_command_fails(tiny_model: Model, store: Store, tmp_path: Path) -> None:
     target = with_schemes(bench(tmp_path), (RAGGED,), (RAGGED,))
     with pytest.raises(StageFailed, match="groups of 256"):
-        build(request(target, tiny_model.folder), Store(tmp_path / "store"), tmp_path / "out", Heard())
+        build(request(target, tiny_model.folder), store, tmp_path / "out", Heard())
     assert not (tmp_path / "out").exists()
 
 
-def test_a_package_that_failed_its_gates_is_kept_apart(tiny_model: Model, tmp_path: Path) -> None:
+def test_a_package_that_failed_its_gates_is_kept_apart(tiny_model: Model, store: Store, tmp_path: Path) -> None:
     target = with_schemes(bench(tmp_path), ("w4-sym-g32",), ("w8-sym",))
-    built = build(request(target, tiny_model.folder), Store(tmp_path / "store"), tmp_path / "out", Heard())
+    built = build(request(target, tiny_model.folder), store, tmp_path / "out", Heard())
     openvino = built.report.devices[0].runtimes[0]
     assert (openvino.verdict, openvino.folder) == (Verdict.FAIL, "rejected/cpu-openvino")
     assert openvino.shipped is None
