@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from onnx_ir.passes import common
 
 from compile.attention import Attention, find_attentions
-from compile.matmul_nbits import Blocks, Layout, concatenate, to_blocks
+from compile.matmul_nbits import CHANNEL_WISE_BLOCKS, HEAD_BLOCKS, Blocks, Layout, concatenate, to_blocks
 from compile.rotary import rotary_tables
 from export.hub_passes import producer
 from export.model import ModelFacts
@@ -25,6 +25,7 @@ from export.tensor_file import TensorFile
 from quantize.hub_weights import add_initializer, is_quantized, read_weight, weight_name
 
 MICROSOFT = "com.microsoft"
+HEADS = ("model.embed_tokens.weight", "lm_head.weight")
 
 # What gives a sequence's valid tokens less one [batch], and the tokens of the longest one with padding [], both int32.
 SEQLENS_NODE, LENGTH_NODE = "seqlens/Cast", "total/Cast"
@@ -193,7 +194,7 @@ def lower_matmuls(lowering: Lowering) -> None:
 def weight_blocks(lowering: Lowering, name: str, source: ir.Node) -> tuple[Layout, list[ir.Value | None]]:
     """The layout and the initializers of a hub weight, written once however many nodes read them."""
     if name not in lowering.blocks:
-        blocks = to_blocks(read_weight(source))
+        blocks = to_blocks(read_weight(source), HEAD_BLOCKS if name in HEADS else CHANNEL_WISE_BLOCKS)
         lowering.blocks[name] = blocks.layout, write_blocks(lowering, name, blocks)
     return lowering.blocks[name]
 

@@ -112,12 +112,12 @@ LEGALITY: dict[str, Legality] = {
         },
     ),
     "onnxruntime-webgpu": Legality(
-        weight_bits=(4,),
+        weight_bits=(4, 8),
         symmetric=_ANY_SYMMETRY,
-        group_sizes=(32,),
+        group_sizes=(32, CHANNEL_WISE),
         reasons={
-            "weight_bits": "only 4-bit blocks of 32 are known to run on the WebGPU EP",
-            "group_sizes": "only 4-bit blocks of 32 are known to run on the WebGPU EP",
+            "weight_bits": _NO_OTHER_WIDTH,
+            "group_sizes": "4-bit blocks of 32 and 8-bit channels in blocks are known to run on the WebGPU EP",
         },
     ),
     "intel-npu-3720": _INTEL_NPU,

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from compile.matmul_nbits import CHANNEL_WISE_BLOCKS, Blocks, concatenate, from_blocks, pack, to_blocks, unpack
+from compile.matmul_nbits import HEAD_BLOCKS, Blocks, concatenate, from_blocks, pack, to_blocks, unpack
 from quantize.weight import QuantizedWeight
 from targets.errors import StageFailed
 from tests.test_quantize_weight import weights
@@ -42,7 +42,7 @@ def test_blocks_hold_the_weight(weight: QuantizedWeight) -> None:
     if blocks.zero_points is not None:
         assert blocks.zero_points.shape == (rows, -(-count * weight.bits // 8))
     channel_wise = weight.scales.shape[1] == 1
-    assert blocks.block_size == (min(64, columns) if channel_wise else weight.group_size)
+    assert blocks.block_size == (min(32, columns) if channel_wise else weight.group_size)
     again = from_blocks(blocks)
     assert np.array_equal(again.codes, weight.codes)
     assert np.array_equal(again.dequantize(), weight.dequantize())
@@ -104,11 +104,11 @@ def test_joined_weights_come_apart_by_rows(bits: int, zero_point: int | None) ->
     assert (whole.zero_points is None) == (zero_point is None)
 
 
-@pytest.mark.parametrize(("in_channels", "block_size"), [(576, 64), (1536, 64), (96, 32), (48, 16), (64, 64)])
-def test_a_channel_is_cut_into_blocks_that_divide_it(in_channels: int, block_size: int) -> None:
+@pytest.mark.parametrize(("in_channels", "block_size", "head"), [(576, 32, 64), (96, 32, 32), (48, 16, 16)])
+def test_a_channel_is_cut_into_blocks_that_divide_it(in_channels: int, block_size: int, head: int) -> None:
     weight = QuantizedWeight(np.ones((2, in_channels), np.int16), np.ones((2, 1), np.float32), None, 8)
     assert to_blocks(weight).block_size == block_size
-    assert block_size in CHANNEL_WISE_BLOCKS
+    assert to_blocks(weight, HEAD_BLOCKS).block_size == head
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from validate.package_measurement import Measurement
 from validate.report import Candidate, DeviceReport, Failure, GateResult, RuntimeReport
 
 SHOWN_GATES = 3
+SEARCH = "look for a recipe that passes with precision=auto (tapeout search), or build a larger model"
 MEASURED = (Status.MEASURED, Status.HOST_MEASURED)
 
 
@@ -129,7 +130,11 @@ def next_step(verdict: Verdict, failures: Sequence[Failure], waits: str | None) 
     if verdict is Verdict.PASS:
         return None
     if verdict is Verdict.FAIL:
-        return failures[0].help if failures else "try another scheme, or a larger model"
+        return (
+            failures[0].help
+            if failures
+            else "look for a recipe that passes with precision=auto (tapeout search), or build a larger model"
+        )
     if waits is None and failures:
         return failures[0].help
     return waits or "measure it where its runtime is"
