@@ -41,7 +41,7 @@ FIGURES = {
         "w8-asym no sensor no sensor 3691, 3688 no sensor 0.310, 1.94",
         "w8-asym 32 31.1 30.6\N{EN DASH}31.6 11.6 11.6\N{EN DASH}11.7 9",
         "w8-asym 1 032 149 35.0 235 ",  # context, MB a token, GB/s, the roof
-        "w8-asym 512 32 23.6 43.7 43.7\N{EN DASH}43.7 293 293\N{EN DASH}293 0.149 the same bits 0.000190",
+        "w8-asym 512 32 23.6 43.7 43.7\N{EN DASH}43.7 293 293\N{EN DASH}293 0.149 1.37 1.13 the same bits 0.000190",
         "Time, ms Prompt, tokens Samples p50 p90 p95 p99 p99.9",
     ),
     "environment": (
@@ -99,7 +99,19 @@ def marked(measured: Measurement) -> Measurement:
             {"emoji": 113}, 28, 5, {"emoji": 1}, 17, 2, (Mismatch("emoji", "ids", "[1, 2]", "[3]"),)
         ),
         prompt_cache=CachedPrompt(
-            512, 32, 23_600_128, 1.1, sampled([43.7] * 5), sampled([293.0] * 5), 0.149, 16, True, 0.0, 0.00019, 1.0
+            512,
+            32,
+            23_600_128,
+            1.37,
+            1.13,
+            sampled([43.7] * 5),
+            sampled([293.0] * 5),
+            0.149,
+            16,
+            True,
+            0.0,
+            0.00019,
+            1.0,
         ),
         felt=Felt(Stability(26, 47, 37.0, 0.53, 0.041, 0.033, 0.87, 0.93, 1.07, (None, 7)), ranking),
     )
@@ -185,6 +197,7 @@ def test_a_prompt_cache_is_said_in_a_sentence_and_so_is_why_there_is_none() -> N
     device = report.devices[0]
     (said,) = prompt_cache_sentences(marked(device.runtimes[0].candidates[0].measurement))
     assert "answered after 43.7 ms with its state loaded (23.6 MB), and after 293 ms without: 0.149 of the time" in said
+    assert "loading takes 1.37 s with it and 1.13 s without" in said
     assert "16 positions are the same, bit for bit, as after computing the prefix" in said
     refused = Measurement(prompt_cache_refused=CANNOT["openvino-npu"])
     assert list(prompt_cache_sentences(refused)) == [f"Prompt cache: none, since {CANNOT['openvino-npu']}."]

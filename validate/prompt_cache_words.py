@@ -17,7 +17,8 @@ def prompt_cache_sentences(measurement: Measurement) -> Iterator[str]:
             f"Prompt cache: {found.words} tokens behind a prefix of {found.tokens} are answered after"
             f" {figure(found.ttft_ms.median)} ms with its state loaded ({megabytes(found.state_bytes)} MB), and after"
             f" {figure(found.ttft_without_ms.median)} ms without: {figure(found.ratio)} of the time"
-            f" (n = {len(found.ttft_ms.samples)}); {proof(found)}."
+            f" (n = {len(found.ttft_ms.samples)}); loading takes {figure(found.load_s)} s with it and"
+            f" {figure(found.load_without_s)} s without; {proof(found)}."
         )
 
 
