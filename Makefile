@@ -6,6 +6,8 @@ model := smollm2-135m
 precision := ladder
 strict :=
 baseline :=
+tokenizer :=
+sizes := 135m 360m 1.1b 3b 7b
 python :=
 bundle :=
 peers :=
@@ -14,7 +16,7 @@ rounds := 5
 .DEFAULT_GOAL := $(if $(target),build,help)
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help named build plan bench targets doctor test test-deep lint format verify-store clean clean-store
+.PHONY: help named build plan bench bench-scale targets doctor test test-deep lint format verify-store clean clean-store
 
 VENV := .venv
 BUILD := $(VENV)/.installed-build
@@ -48,6 +50,9 @@ plan: named $(BUILD) ## say for each stage of target=NAME whether it would run, 
 
 bench: $(BUILD) ## time the CPU packages of bundle=FOLDER beside peers=FILE (docs/performance.md), rounds=5
 	@$(TAPEOUT) bench $(call quoted,bundle) --rounds $(call quoted,rounds) $(if $(peers),--peers $(call quoted,peers))
+
+bench-scale: $(BUILD) ## see what builds of sizes='$(sizes)' take; tokenizer=FOLDER of a model
+	@$(RUN) tapeout.scale_bench --tokenizer $(call quoted,tokenizer) --work artifacts/.scale --out artifacts/bench/scale.json $(sizes)
 
 targets: $(BUILD) ## list the products that can be named as target=NAME
 	@$(TAPEOUT) targets

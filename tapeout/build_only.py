@@ -10,7 +10,7 @@ from typing import Any
 
 from tapeout.durable_files import remove_tree
 from tapeout.executor import Done, Executor, Watcher
-from tapeout.jobs import Job, Plan, Request, walk
+from tapeout.jobs import CandidateJobs, Job, Plan, Request, walk
 from tapeout.planning import make_plan
 from tapeout.storage_errors import storage_errors
 from tapeout.store import Store
@@ -83,16 +83,24 @@ class Unmeasured:
         return dict(plain(found))
 
 
-def compile_jobs(plan: Plan) -> list[Job]:
+def first_rungs(plan: Plan) -> list[CandidateJobs]:
+    """The first candidate of every runtime: without figures nothing chooses between the rungs of a ladder."""
+    found: dict[tuple[str, str], CandidateJobs] = {}
+    for candidate in plan.candidates:
+        found.setdefault((candidate.device.name, candidate.runtime.backend), candidate)
+    return list(found.values())
+
+
+def compile_jobs(candidates: list[CandidateJobs]) -> list[Job]:
     """Every job up to the packages, inputs before those that take them."""
     ordered: dict[int, Job] = {}
-    for candidate in plan.candidates:
+    for candidate in candidates:
         ordered.update({id(job): job for job in walk(candidate.compile)})
     return list(ordered.values())
 
 
 def build_only(request: Request, store: Store, out: Path, watcher: Watcher) -> Unmeasured:
-    """Compile every package of the request and copy them out; the packages of an earlier call are replaced.
+    """Compile the smallest package of every runtime and copy it out; those of an earlier call are replaced.
 
     Raises:
         UsageError: a precision that is found by measuring.
@@ -101,13 +109,14 @@ def build_only(request: Request, store: Store, out: Path, watcher: Watcher) -> U
     plan = make_plan(request)
     if not plan.candidates:
         raise UsageError(f"precision {request.precision} is found by measuring", "name int4 or int8 with --until")
+    folder = out / request.target.name / request.model_name / FOLDER
     done: dict[Job, Done] = {}
     failed: dict[Job, TapeoutError] = {}
-    Executor(store, watcher).run_jobs(compile_jobs(plan), done, failed)
-    made = [candidate for candidate in plan.candidates if candidate.compile in done]
+    wanted = first_rungs(plan)
+    Executor(store, watcher).run_jobs(compile_jobs(wanted), done, failed)
+    made = [candidate for candidate in wanted if candidate.compile in done]
     if not made:
         raise next(iter(failed.values()))
-    folder = out / request.target.name / request.model_name / FOLDER
     packages = []
     with storage_errors(folder.parent, "free some space, or choose another --out"):
         remove_tree(folder)

@@ -100,6 +100,9 @@ def build(context: click.Context, /, target: str, model: str, precision: str, **
     request = make_request(target, model, precision, context.obj.store_path)
     request = dataclasses.replace(request, sequence=options["sequence"])
     request = with_files(request, options)
+    from tapeout.cli_until import say_forecast
+
+    say_forecast(request, context.obj.store_path, options["until"])
     if options["until"] is not None:
         from tapeout.cli_until import refuse_judging, run_until_compiled
 
@@ -144,31 +147,13 @@ def run_request(
     else:
         render_terminal(built.report, console, built.folder / "report.html")
     if options.get("check_reproducible"):
-        from tapeout.reproduce import check_reproducible
+        from tapeout.reproduce import arguments_of, check_reproducible
 
         check_reproducible(built.folder, context.obj.store_path, arguments_of(context.params["target"], request))
         click.echo("reproducible: a second build gave the same", err=True)
     write_step_summary(built.report)
     broken = [error for error in built.errors if not isinstance(error, DeviceMissing | NotForModel)]
     context.exit(broken[0].exit_code if broken else exit_code(built.report, strict=bool(options["strict"])))
-
-
-def arguments_of(target: str, request: "Request") -> list[str]:
-    """What `tapeout build` has to be told to do the same from another folder."""
-    from validate.plans import GoldenPlan
-
-    named = Path(target)
-    files = {"--text": request.text, "--questions": request.questions, "--baseline": request.baseline}
-    files["--prefix"] = request.prefix
-    return [
-        str(named.resolve()) if named.is_file() else target,
-        *("--model", str(Path(request.source).resolve()) if Path(request.source).exists() else request.source),
-        *("--precision", request.precision),
-        *("--sequence", str(request.sequence)),
-        *(word for option, path in files.items() if path is not None for word in (option, path)),
-        *(["--suite"] if request.suite else []),
-        *(["--windows", str(request.golden.windows)] if request.golden != GoldenPlan() else []),
-    ]
 
 
 def with_files(request: "Request", options: Mapping[str, Any]) -> "Request":
@@ -223,6 +208,7 @@ def plan(context: click.Context, target: str, model: str, precision: str, form: 
     """Say for each stage whether its result is stored, and if not why."""
     from dataclasses import asdict
 
+    from tapeout.forecast import forecast
     from tapeout.foresee import foresee
     from tapeout.jobs import AUTO
     from tapeout.planning import make_plan
@@ -231,6 +217,7 @@ def plan(context: click.Context, target: str, model: str, precision: str, form: 
     request = make_request(target, model, precision, context.obj.store_path)
     climbed = None if precision == AUTO else request.target
     foreseen = foresee(make_plan(request), Store(context.obj.store_path), climbed)
+    needed = forecast(request, None)
     if form == "json":
         echo_json([asdict(job) for job in foreseen])
         return
@@ -239,6 +226,8 @@ def plan(context: click.Context, target: str, model: str, precision: str, form: 
         took = f"  ({job.seconds:.1f} s when it ran)" if job.seconds is not None else ""
         state = "hit " if job.hit else "miss" if job.needed else "skip"
         click.echo(f"{state}  {name:<40} {job.why}{took}")
+    if needed is not None:
+        click.echo(f"need  {needed}")
 
 
 @click.command()

@@ -1,6 +1,7 @@
-"""`build --until compile`: packages without figures."""
+"""What `build` says before it starts, and `build --until compile`: packages without figures."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -51,3 +52,12 @@ def run_until_compiled(context: click.Context, request: "Request", options: Mapp
     for error in built.errors:
         console.print(f"error: {error.what}", markup=False, highlight=False)
     context.exit(built.errors[0].exit_code if built.errors else INCOMPLETE_UNDER_STRICT if options["strict"] else 0)
+
+
+def say_forecast(request: "Request", store: Path, until: str | None) -> None:
+    """Say what the build will need, where that can be seen; refuses what cannot fit."""
+    from tapeout.forecast import check_fits
+
+    found = check_fits(request, store, until)
+    if found is not None:
+        click.echo(f"need  {found}", err=True)

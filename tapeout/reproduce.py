@@ -9,6 +9,7 @@ from pathlib import Path
 from tapeout.code_version import ROOT
 from tapeout.compare_bundles import Difference, compare_bundles
 from tapeout.disturbance import disturbed_environment
+from tapeout.jobs import Request
 from targets.errors import NotReproducible, StageFailed
 
 # A gate that failed or is missing is no reason not to compare.
@@ -70,3 +71,21 @@ def refuse_differences(found: Sequence[Difference]) -> None:
             f"a second build differs: {found[0]}{more}",
             "look for what it depends on: docs/bundle.md says what has to be the same",
         )
+
+
+def arguments_of(target: str, request: Request) -> list[str]:
+    """What `tapeout build` has to be told to do the same from another folder."""
+    from validate.plans import GoldenPlan
+
+    named = Path(target)
+    files = {"--text": request.text, "--questions": request.questions, "--baseline": request.baseline}
+    files["--prefix"] = request.prefix
+    return [
+        str(named.resolve()) if named.is_file() else target,
+        *("--model", str(Path(request.source).resolve()) if Path(request.source).exists() else request.source),
+        *("--precision", request.precision),
+        *("--sequence", str(request.sequence)),
+        *(word for option, path in files.items() if path is not None for word in (option, path)),
+        *(["--suite"] if request.suite else []),
+        *(["--windows", str(request.golden.windows)] if request.golden != GoldenPlan() else []),
+    ]

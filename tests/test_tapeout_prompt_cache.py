@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from tapeout.build import build
-from tapeout.cli_build import arguments_of
 from tapeout.jobs import Request
 from tapeout.manifest import differences, read_manifest
 from tapeout.planning import make_plan
+from tapeout.reproduce import arguments_of
 from tapeout.revalidate import revalidate
 from tapeout.store import Store
 from tapeout.verify import Demands, Seal, inspect_bundle

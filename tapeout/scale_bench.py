@@ -1,0 +1,156 @@
+"""Measure what builds take as models grow.
+
+`python -m tapeout.scale_bench --tokenizer FOLDER --work FOLDER --out FILE SIZE...`
+
+Every size is a synthetic folder that goes through `tapeout build --until compile` from an empty store. Time, the
+largest process, and the largest sum over all processes are measured from outside; what the package says is asked in a
+process of its own. The files are removed as soon as nothing needs them.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from export.strict_json import write_json
+from tapeout.durable_files import remove_tree
+from tapeout.planning import identify
+from tapeout.synthetic_model import SHAPES, write_synthetic
+from targets.errors import StageFailed
+from targets.probe import probe_host
+
+TARGET = "cpu"
+SAMPLE_S = 0.25
+ASK = """
+import json, sys
+import openvino_genai
+said = openvino_genai.LLMPipeline(sys.argv[1], "CPU", ATTENTION_BACKEND="SDPA").generate("Hello", max_new_tokens=4)
+print(json.dumps(len(said) > 0))
+"""
+
+
+class Sampler(threading.Thread):
+    """The largest sum of resident memory over a process and all below it, shared pages counted once."""
+
+    def __init__(self, root: int) -> None:
+        super().__init__(daemon=True)
+        self.root = root
+        self.ended = threading.Event()
+        self.largest = 0
+
+    def run(self) -> None:
+        """Look until told to end."""
+        while not self.ended.wait(SAMPLE_S):
+            self.largest = max(self.largest, sum(proportional_bytes(pid) for pid in tree(self.root)))
+
+
+def tree(root: int) -> list[int]:
+    """A process and all below it; those that end meanwhile are left out."""
+    found = [root]
+    for pid in found:
+        for path in Path(f"/proc/{pid}/task").glob("*/children"):
+            try:
+                found += map(int, path.read_text(encoding="ascii").split())
+            except OSError:
+                continue
+    return found
+
+
+def proportional_bytes(pid: int) -> int:
+    """Resident bytes of a process, pages that n processes share counted as one nth; 0 when it has ended."""
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return 0
+    return sum(1024 * int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+
+
+def measure(size: str, tokenizer: Path, work: Path) -> dict[str, Any]:
+    """Build one size and ask its packages; everything written is gone afterwards.
+
+    Raises:
+        StageFailed: the build failed.
+    """
+    folder, store, out = (work / name for name in (f"synthetic-{size}", f"store-{size}", f"out-{size}"))
+    work.mkdir(parents=True, exist_ok=True)
+    write_synthetic(size, tokenizer, folder)
+    source_bytes = sum(path.stat().st_size for path in folder.iterdir())
+    command = [sys.executable, "-m", "tapeout", "--store", str(store), "build", TARGET, "--model", str(folder)]
+    command += ["--precision", "int4", "--until", "compile", "--format", "json", "--out", str(out)]
+    start = time.perf_counter()
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
+        sampler = Sampler(child.pid)
+        sampler.start()
+        watch = threading.Thread(target=drop_source, args=(child, folder), daemon=True)
+        watch.start()
+        text = child.stdout.read() if child.stdout is not None else ""
+        _, status, usage = os.wait4(child.pid, 0)
+        child.returncode = os.waitstatus_to_exitcode(status)
+        sampler.ended.set()
+    seconds = time.perf_counter() - start
+    if child.returncode:
+        raise StageFailed(f"the build of {size} ended with {child.returncode}", "build it by hand to see why")
+    told = json.loads(text)
+    found = {
+        "size": size,
+        "source_bytes": source_bytes,
+        "seconds": round(seconds, 1),
+        "largest_process_bytes": usage.ru_maxrss * 1024,
+        "largest_sum_bytes": sampler.largest,
+        "store_bytes": tree_bytes(store),
+        "stages": told["stages"],
+        "packages": [{**package, "answers": answers(out, told, package)} for package in told["packages"]],
+    }
+    for path in (folder, store, out):
+        remove_tree(path)
+    return found
+
+
+def drop_source(child: "subprocess.Popen[str]", folder: Path) -> None:
+    """Pass on what the build says, and remove the source once it is imported: two copies of it may not fit."""
+    for line in child.stderr or ():
+        sys.stderr.write(line)
+        if line.startswith("done  import"):
+            shutil.rmtree(folder)
+
+
+def tree_bytes(folder: Path) -> int:
+    """Bytes of all files below a folder."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def answers(out: Path, told: Mapping[str, Any], package: Mapping[str, Any]) -> bool | None:
+    """Whether an OpenVINO package loads and generates; None for another runtime's."""
+    if package["backend"] != "openvino":
+        return None
+    folder = Path(told["folder"]) / str(package["folder"])
+    asked = subprocess.run([sys.executable, "-c", ASK, str(folder)], capture_output=True, text=True, check=False)
+    return asked.returncode == 0 and asked.stdout.strip().endswith("true")
+
+
+def main() -> None:
+    """Measure the sizes in order; the file is written after each."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("sizes", nargs="+", choices=list(SHAPES))
+    for name in ("--tokenizer", "--work", "--out"):
+        parser.add_argument(name, type=Path, required=True)
+    given = parser.parse_args()
+    rows = {}
+    if given.out.exists():
+        rows = {row["size"]: row for row in json.loads(given.out.read_text(encoding="utf-8"))["sizes"]}
+    for size in given.sizes:
+        rows[size] = measure(size, given.tokenizer, given.work)
+        given.out.parent.mkdir(parents=True, exist_ok=True)
+        ordered = [rows[name] for name in SHAPES if name in rows]
+        write_json(given.out, {"host": identify(probe_host()), "target": TARGET, "sizes": ordered})
+
+
+if __name__ == "__main__":
+    main()
