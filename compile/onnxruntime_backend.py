@@ -63,7 +63,7 @@ class OnnxRuntimeBackend:
         choose(cache, dict.fromkeys(KV_CACHES), "KV cache")
         model = ir.load(quantized.graph)
         with TensorFile(out / WEIGHTS) as file:
-            packed = lower_for_onnxruntime(model, quantized.facts, ACCURACY_LEVEL, file)
+            packed = lower_for_onnxruntime(model, quantized.facts, ACCURACY_LEVEL, file, joined=True)
             keep_last_position(model)
             if cache == "int8":
                 quantize_cache(model, cache_scales(quantized))

@@ -1,7 +1,7 @@
 """Lower the hub to the operators that ONNX Runtime's CPU kernels are fast at.
 
 attention block             -> GroupQueryAttention, rotary tables and shared KV buffers inside
-q, k and v projections      -> one packed MatMulNBits
+q, k and v projections      -> one packed MatMulNBits; on request gate and up as well
 DequantizeLinear + MatMul   -> MatMulNBits
 RMSNormalization            -> SimplifiedLayerNormalization, with the residual Add: SkipSimplifiedLayerNormalization
 quantized embedding         -> GatherBlockQuantized on the head's own blocks, so that a tied table is stored once
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from onnx_ir.passes import common
 
 from compile.attention import Attention, find_attentions
+from compile.joined_projections import join_projections
 from compile.matmul_nbits import CHANNEL_WISE_BLOCKS, HEAD_BLOCKS, Blocks, Layout, concatenate, to_blocks
 from compile.rotary import rotary_tables
 from export.hub_passes import producer
@@ -53,9 +54,16 @@ class Lowering:
 
 
 def lower_for_onnxruntime(
-    hub: ir.Model, facts: ModelFacts, accuracy_level: int, file: TensorFile | None = None
+    hub: ir.Model, facts: ModelFacts, accuracy_level: int, file: TensorFile | None = None, joined: bool = False
 ) -> dict[str, list[tuple[str, int]]]:
-    """Rewrite `hub` in place; with a `file`, the numbers of its weights go there one weight at a time.
+    """Rewrite `hub` in place.
+
+    Args:
+        hub: quantized.
+        facts: the architecture.
+        accuracy_level: of every MatMulNBits.
+        file: where the numbers of its weights go, one weight at a time.
+        joined: multiply by gate and up at once as well, with a Split behind: the CPU's kernels gain by it.
 
     Returns:
         For every MatMulNBits and GatherBlockQuantized by node name: the hub weights it holds, each with its number
@@ -74,6 +82,7 @@ def lower_for_onnxruntime(
     for attention in attentions:
         lower_attention(lowering, attention, [*lengths, cos, sin])
     common.RemoveUnusedNodesPass()(hub)  # the projections that were packed still stand beside their replacement
+    held = join_projections(hub) if joined else {}
     lower_matmuls(lowering)
     lower_embedding(lowering)
     lower_norms(lowering)
@@ -81,7 +90,10 @@ def lower_for_onnxruntime(
     common.RemoveUnusedNodesPass()(hub)
     hub.graph.inputs[:] = [value for value in hub.graph.inputs if value.name != "position_ids"]
     common.TopologicalSortPass()(hub)
-    return lowering.packed
+    return {
+        node: [each for name, width in parts for each in held.get(name, [(name, width)])]
+        for node, parts in lowering.packed.items()
+    }
 
 
 def sequence_lengths(lowering: Lowering) -> list[ir.Value]:

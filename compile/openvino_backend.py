@@ -1,5 +1,6 @@
 """Quantized -> a folder that openvino_genai.LLMPipeline loads."""
 
+import tempfile
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
@@ -11,14 +12,17 @@ from compile.openvino_stateful import make_stateful
 from compile.openvino_tokenizer import write_tokenizers
 from compile.options import refuse_options
 from compile.package import Package, check_same_weights, folder_bytes
+from export.hub import GRAPH, copy_side_files
 from export.hub import WEIGHTS as HUB_WEIGHTS
-from export.hub import copy_side_files
 from export.lean_memory import pages_dropped
 from quantize.quantizer import QuantizedModel
 from targets.errors import StageFailed
 
 MODEL = "openvino_model.xml"
 WEIGHTS = "openvino_model.bin"
+
+# For every joined weight by name: the weights it holds, each with its rows.
+Rows = dict[str, list[tuple[str, int]]]
 
 # The plugin's default on this release and most CPUs; said, because a default may change without a word.
 KV_CACHE = "u8"
@@ -28,6 +32,10 @@ class OpenVinoBackend:
     """OpenVINO's CPU plugin through OpenVINO GenAI."""
 
     name = "openvino"
+
+    def __init__(self, joined: bool = True) -> None:
+        """Take projections of the same hidden states together, or leave the hub's graph as it is for other plugins."""
+        self.joined = joined
 
     def tools(self) -> Mapping[str, str]:
         """Versions of the converter, the runtime and the tokenizer converter."""
@@ -45,11 +53,11 @@ class OpenVinoBackend:
         with ThreadPoolExecutor(1) as beside:
             # Half of the time goes into a tokenizer that waits for nothing here.
             tokenizers = beside.submit(write_tokenizers, quantized.folder, out)
-            write_model(quantized, out)
+            joined = write_model(quantized, out, self.joined)
             with pages_dropped(out / WEIGHTS):
                 shipped = ov.Core().read_model(out / MODEL)
-                digest = check_same_weights(quantized, package_weights(shipped, quantized), self.name)
-                checks = check_runtime_model(shipped, quantized)
+                digest = check_same_weights(quantized, package_weights(shipped, quantized, joined), self.name)
+                checks = check_runtime_model(shipped, quantized, joined)
             tokenizers.result()
         copy_side_files(quantized.folder, out)
         return Package(
@@ -64,21 +72,41 @@ class OpenVinoBackend:
         )
 
 
-def write_model(quantized: QuantizedModel, out: Path) -> None:
-    """Convert the hub to a stateful IR and write it; the weights go from file to file."""
+def write_model(quantized: QuantizedModel, out: Path, joined: bool) -> Rows:
+    """Convert the hub to a stateful IR and write it; the weights go from file to file.
+
+    Returns:
+        What each weight holds that was joined from several.
+    """
     import openvino as ov
 
-    with pages_dropped(quantized.folder / HUB_WEIGHTS):
-        model = ov.convert_model(quantized.graph)  # core.read_model leaves decomposed attention unfused
-        make_stateful(model)
-        name_anonymous_nodes(model)
-        model.set_rt_info("tapeout", ["producer"])
-        # Scales stay float32: the other runtime multiplies by the same numbers.
-        ov.save_model(model, out / MODEL, compress_to_fp16=False)
+    with tempfile.TemporaryDirectory(dir=out.parent) as scratch:
+        graph, rows = join_hub(quantized.graph, Path(scratch)) if joined else (quantized.graph, {})
+        with pages_dropped(graph.parent / HUB_WEIGHTS):
+            model = ov.convert_model(graph)  # core.read_model leaves decomposed attention unfused
+            make_stateful(model)
+            name_anonymous_nodes(model)
+            model.set_rt_info("tapeout", ["producer"])
+            # Scales stay float32: the other runtime multiplies by the same numbers.
+            ov.save_model(model, out / MODEL, compress_to_fp16=False)
+    return rows
 
 
-def check_runtime_model(model: Any, quantized: QuantizedModel) -> dict[str, int]:
-    """Compile for the CPU and count what became of attentions and quantized weights.
+def join_hub(graph: Path, out: Path) -> tuple[Path, Rows]:
+    """Write the hub to `out` with its projections joined: the new graph, and what each joined weight holds."""
+    import onnx_ir as ir
+
+    from compile.joined_projections import join_projections
+
+    hub = ir.load(graph)
+    rows = join_projections(hub)
+    with pages_dropped(graph.parent / HUB_WEIGHTS):
+        ir.save(hub, out / GRAPH, external_data=HUB_WEIGHTS)  # one tensor at a time
+    return out / GRAPH, rows
+
+
+def check_runtime_model(model: Any, quantized: QuantizedModel, joined: Rows) -> dict[str, int]:
+    """Compile for the CPU and count what became of attentions and quantized weights, some of them `joined`.
 
     Raises:
         StageFailed: an attention without its KV cache, or a quantized weight that is multiplied in floating point.
@@ -93,6 +121,7 @@ def check_runtime_model(model: Any, quantized: QuantizedModel) -> dict[str, int]
     compressed = [node for node in products if weight_type(node) in {"i4", "u4", "i8", "u8"}]
     facts = quantized.facts
     expected = sum(quantized.counts.values()) + (0 if facts.tied_embeddings else -1)  # an untied table is only gathered
+    expected -= sum(len(held) - 1 for held in joined.values())
     if len(fused) != facts.n_layers:
         raise StageFailed(
             f"OpenVINO fused {len(fused)} of {facts.n_layers} attentions with their KV cache",
@@ -139,8 +168,14 @@ def weight_type(node: Any) -> str:
     return str(node.input_value(1).get_element_type().get_type_name())
 
 
-def package_weights(model: Any, quantized: QuantizedModel) -> dict[str, str]:
+def package_weights(model: Any, quantized: QuantizedModel, joined: Rows) -> dict[str, str]:
     """Digest of every quantized weight, read back from the constants of the shipped IR."""
-    from compile.openvino_weights import read_weights
+    from compile.openvino_weights import read_weights, rows_of
 
-    return {name: weight.digest() for name, weight in read_weights(model, set(quantized.weights))}
+    digests: dict[str, str] = {}
+    for name, weight in read_weights(model, {*quantized.weights, *joined}):
+        start = 0
+        for part, count in joined.get(name, [(name, len(weight.codes))]):
+            digests[part] = rows_of(weight, slice(start, start + count)).digest()
+            start += count
+    return digests

@@ -56,7 +56,7 @@ class OpenVinoGpuBackend:
         """
         refuse_options(options, (), self.name)
         largest = largest_activation(quantized)
-        base = OpenVinoBackend().compile_package(quantized, {}, out)
+        base = OpenVinoBackend(joined=False).compile_package(quantized, {}, out)
         device = compile_here(out / MODEL)
         requires = {
             "openvino": version("openvino"),

@@ -54,7 +54,7 @@ class OpenVinoNpuBackend:
         platform = platform_of(options)
         refuse_mixed_groups(quantized)
         shapes = static_shapes(quantized.facts.max_positions)
-        base = OpenVinoBackend().compile_package(quantized, {}, out)
+        base = OpenVinoBackend(joined=False).compile_package(quantized, {}, out)
         describe_weights(out, quantized.scheme)
         compiler = find_compiler()
         compiled = None

@@ -33,6 +33,12 @@ def read_weights(model: Any, names: set[str]) -> Iterator[tuple[str, QuantizedWe
             yield name, read_dequantization(node, name)
 
 
+def rows_of(weight: QuantizedWeight, rows: slice) -> QuantizedWeight:
+    """Some outputs of a weight."""
+    zero_points = None if weight.zero_points is None else weight.zero_points[rows]
+    return QuantizedWeight(weight.codes[rows], weight.scales[rows], zero_points, weight.bits)
+
+
 def read_dequantization(node: Any, name: str) -> QuantizedWeight:
     """The weight computed as `(codes - zero_points) * scales`, reshaped from [out, groups, size] when grouped."""
     shape = tuple(node.get_output_shape(0))

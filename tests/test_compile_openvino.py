@@ -6,7 +6,8 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from compile.openvino_backend import check_runtime_model
+from compile.joined_projections import join_projections
+from compile.openvino_backend import OpenVinoBackend, check_runtime_model
 from compile.openvino_names import name_anonymous_nodes
 from compile.openvino_weights import read_weights
 from quantize.hub_weights import quantized_weights
@@ -16,6 +17,8 @@ from tests.tiny_sessions import OpenVinoSession, worst_difference
 
 MODEL = "openvino_model.xml"
 EXACT = 1e-4
+# Two layers with queries, keys and values as one weight, and gate and up as another.
+JOINED = {f"{layer}.{kind}": [("", 0)] * count for layer in range(2) for kind, count in (("qkv", 3), ("gate_up", 2))}
 CASES = [("llama", scheme) for scheme in SCHEMES] + [
     (variant, scheme) for variant in VARIANTS if variant != "llama" for scheme in ("w8-sym", "w4-asym-g32")
 ]
@@ -35,12 +38,27 @@ def test_the_package_computes_what_the_quantized_hub_does(
     assert worst_difference(session, quantized_variants[variant, scheme]) < EXACT
 
 
+@pytest.mark.parametrize("scheme", ["w4-asym-g32", "w8-sym"])
+def test_joined_projections_compute_what_single_ones_do(
+    tiny_packages: Packages, quantized_variants: QuantizedVariants, tmp_path: Path, scheme: str
+) -> None:
+    quantized = quantized_variants["qwen3", scheme]
+    single = OpenVinoBackend(joined=False).compile_package(quantized, {}, tmp_path)
+    joined = tiny_packages["qwen3", scheme, "openvino"]
+    assert (single.checks["quantized_matmuls"], joined.checks["quantized_matmuls"]) == (15, 9)
+    assert single.weights_digest == joined.weights_digest
+    tokens = np.arange(30, 50)[None]
+    expected, found = (OpenVinoSession(one.folder).step(tokens) for one in (single, joined))
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_attentions_and_weights_are_fused(tiny_packages: Packages, variant: str) -> None:
     package = tiny_packages[variant, "w4-asym-g32", "openvino"]
     assert package.checks["attentions"] == package.checks["attentions_fused"] == 2
     assert package.checks["quantized_weights"] == (16 if variant == "untied" else 15)
-    assert package.checks["quantized_matmuls"] == 15
+    # Queries, keys and values are one product a layer, gate and up another.
+    assert package.checks["quantized_matmuls"] == 9
 
 
 def test_the_model_is_stateful(tiny_packages: Packages) -> None:
@@ -63,18 +81,24 @@ def test_a_state_starts_empty_and_is_reset(tiny_packages: Packages) -> None:
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_every_weight_is_read_back(tiny_packages: Packages, tiny_quantized: Quantized, scheme: str) -> None:
     quantized = tiny_quantized[scheme]
-    found = dict(read_weights(read(tiny_packages["llama", scheme, "openvino"].folder), set(quantized.weights)))
-    for name, _, weight in quantized_weights(ir.load(quantized.graph)):
-        assert np.array_equal(found[name].codes, weight.codes)
-        assert np.array_equal(found[name].scales, weight.scales)
-        assert found[name].bits == weight.bits
+    hub = ir.load(quantized.graph)
+    stored = {name: weight for name, _, weight in quantized_weights(hub)}
+    joined = join_projections(hub)
+    assert sorted(len(held) for held in joined.values()) == [2, 2, 3, 3]
+    found = dict(read_weights(read(tiny_packages["llama", scheme, "openvino"].folder), {*quantized.weights, *joined}))
+    for name, weight in found.items():
+        parts = [stored[part] for part, _ in joined.get(name, [(name, 0)])]
+        assert np.array_equal(weight.codes, np.concatenate([part.codes for part in parts]))
+        assert np.array_equal(weight.scales, np.concatenate([part.scales for part in parts]))
+        assert weight.bits == parts[0].bits
+    assert sum(len(joined.get(name, [name])) for name in found) == len(stored)
 
 
 def test_a_weight_of_another_form_is_refused(tiny_packages: Packages, tiny_quantized: Quantized) -> None:
     from openvino import opset13
 
     model = read(tiny_packages["llama", "w4-sym-g32", "openvino"].folder)
-    name = "model.layers.0.mlp.up_proj.weight"
+    name = "model.layers.0.mlp.down_proj.weight"
     assert dict(read_weights(model, {name, "no such weight"})).keys() == {name}
     node = next(x for x in model.get_ordered_ops() if x.get_friendly_name() == f"{name}/DequantizeLinear")
     while node.get_type_name() != "Constant":
@@ -93,20 +117,20 @@ def test_an_attention_that_is_not_fused_is_refused(tiny_packages: Packages, tiny
                 port.replace_source_output(node.input_value(0))
             break
     with pytest.raises(StageFailed, match="OpenVINO fused 1 of 2 attentions"):
-        check_runtime_model(model, tiny_quantized["w8-sym"])
+        check_runtime_model(model, tiny_quantized["w8-sym"], {})
 
 
 def test_a_product_in_floating_point_is_refused(tiny_packages: Packages, tiny_quantized: Quantized) -> None:
     from openvino import opset13
 
     model = read(tiny_packages["llama", "w4-sym-g32", "openvino"].folder)
-    name = "model.layers.0.mlp.up_proj.weight/DequantizeLinear"
+    name = "model.layers.0.mlp.down_proj.weight/DequantizeLinear"
     node = next(node for node in model.get_ordered_ops() if node.get_friendly_name() == name)
     plain = opset13.constant(np.ones(node.get_output_shape(0), np.float32))
     for port in node.output(0).get_target_inputs():
         port.replace_source_output(plain.output(0))
-    with pytest.raises(StageFailed, match=r"runs 14 of 15 quantized weights as .* and 1 in float"):
-        check_runtime_model(model, tiny_quantized["w4-sym-g32"])
+    with pytest.raises(StageFailed, match=r"runs 8 of 9 quantized weights as .* and 1 in float"):
+        check_runtime_model(model, tiny_quantized["w4-sym-g32"], JOINED)
 
 
 def test_no_name_counts_the_process(tiny_packages: Packages) -> None:
