@@ -38,12 +38,15 @@ class BenchPlan:
         prompts: lengths in tokens.
         new_tokens: timed after the first.
         threads: given to every runtime.
+        clock: `wall`, or `cpu`: the processor time of the process, on a machine that others use too. With more threads
+            than one it counts those that spin.
     """
 
     rounds: int = LEAST_ROUNDS
     prompts: tuple[int, ...] = (16, 512)
     new_tokens: int = 64
     threads: int = 2
+    clock: str = "wall"
 
 
 def run_bench(subjects: Sequence[Subject], plan: BenchPlan, golden: Golden | None, say: Say) -> Bench:
@@ -111,6 +114,7 @@ def run(subject: Subject, plan: BenchPlan, task: dict[str, Any]) -> dict[str, An
         "threads": plan.threads,
         "prompts": plan.prompts,
         "new_tokens": plan.new_tokens,
+        "clock": plan.clock,
         **task,
     }
     try:

@@ -25,6 +25,7 @@ PROMPTS = (16, 512)
 @click.option("--prompt", "prompts", multiple=True, type=int, help="Tokens of a prompt; may be repeated [16, 512].")
 @click.option("--tokens", "new_tokens", default=64, show_default=True, help="Timed after the first.")
 @click.option("--threads", type=int, help="Of every runtime [the processors this process may use].")
+@click.option("--clock", type=click.Choice(["wall", "cpu"]), default="wall", show_default=True, help="What is timed.")
 @click.option("--golden", type=HERE, help="A bundle of the same model whose reference gives the fidelity [BUNDLE].")
 @click.option("--name", default="bench", show_default=True, help="Of the files in --out.")
 @click.option("--out", type=click.Path(path_type=Path), default=OUT, show_default=True, help="Folder for the results.")
@@ -62,7 +63,7 @@ def plan_of(options: dict[str, Any]) -> Any:
 
     here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     threads = here if options["threads"] is None else options["threads"]
-    plan = BenchPlan(options["rounds"], options["prompts"] or PROMPTS, options["new_tokens"], threads)
+    plan = BenchPlan(options["rounds"], options["prompts"] or PROMPTS, options["new_tokens"], threads, options["clock"])
     if min(plan.rounds, *plan.prompts, plan.new_tokens, plan.threads) < 1:
         raise UsageError("rounds, prompts, tokens and threads are at least one", "leave the options out")
     return plan

@@ -52,11 +52,11 @@ def test_both_runtimes_are_timed_and_written(tiny_packages: Packages, tmp_path: 
     peers = tmp_path / "peers.toml"
     peers.write_text(f'[[peers]]\nname = "peer"\nkind = "genai"\npath = "{folders["genai"]}"\n')
     command = ["bench", *also, "--peers", str(peers), "--rounds", "1", "--prompt", "8", "--tokens", "4"]
-    done = CliRunner().invoke(main, [*command, "--out", str(tmp_path / "out"), "--threads", "1"])
+    done = CliRunner().invoke(main, [*command, "--out", str(tmp_path / "out"), "--threads", "1", "--clock", "cpu"])
     assert done.exit_code == 0, done.output
     found = json.loads((tmp_path / "out" / "bench.json").read_text())
     assert found["schema_version"] == 1
-    assert found["plan"] == {"rounds": 1, "prompts": [8], "new_tokens": 4, "threads": 1}
+    assert found["plan"] == {"rounds": 1, "prompts": [8], "new_tokens": 4, "threads": 1, "clock": "cpu"}
     assert [one["name"] for one in found["subjects"]] == ["ours", "peer"]
     assert all(one["tokens_per_s"]["8"]["median"] > 0 for one in found["subjects"])
     assert found["subjects"][1]["versions"]["onnxruntime-genai"]
