@@ -59,9 +59,9 @@ def match_attention(softmax: ir.Node) -> Attention:
         raise unknown(softmax, "a constant scale")
     rotated_query = expect(softmax, scores.inputs[0], "Add")
     query_heads, cos, sin = match_rotary(softmax, rotated_query)
-    key_cache = follow(softmax, scores.inputs[1], "Transpose", "Reshape", "Expand", "Unsqueeze", "Concat")
+    key_cache = cache_of(softmax, expect(softmax, scores.inputs[1], "Transpose").inputs[0])
     weighted = consumer(softmax, softmax.outputs[0], "MatMul")
-    value_cache = follow(softmax, weighted.inputs[1], "Reshape", "Expand", "Unsqueeze", "Concat")
+    value_cache = cache_of(softmax, weighted.inputs[1])
     key_heads, *key_rotation = match_rotary(softmax, expect(softmax, key_cache.inputs[1], "Add"))
     if key_rotation != [cos, sin]:
         raise unknown(softmax, "rotation of queries and keys by the same angles")
@@ -76,6 +76,12 @@ def match_attention(softmax: ir.Node) -> Attention:
         sin=sin,
         scale=factor,
     )
+
+
+def cache_of(softmax: ir.Node, heads: ir.Value | None) -> ir.Node:
+    """The Concat that makes a cache, looking through what repeats its heads for the queries that share them."""
+    repeated = producer(heads, "Reshape")
+    return follow(softmax, heads, *(("Reshape", "Expand", "Unsqueeze") if repeated else ()), "Concat")
 
 
 def match_rotary(softmax: ir.Node, rotated: ir.Node) -> tuple[ir.Value, ir.Value, ir.Value]:

@@ -183,8 +183,14 @@ class DecoderWriter(GraphWriter):
         return self.node(f"{name}/Add", "Add", [straight, turned])
 
     def spread(self, cache: ir.Value, path: str) -> ir.Value:
-        """Repeat every cached head for the queries that share it; [batch, heads, keys, head_dim]."""
+        """Repeat every cached head for the queries that share it; [batch, heads, keys, head_dim].
+
+        Where every query has a head of its own nothing is repeated: of an Expand to the same size OpenVINO does not
+        recognise the attention.
+        """
         sizes = self.sizes
+        if sizes.n_heads == sizes.n_kv_heads:
+            return cache
         name = scope(path, "spread")
         wide = self.node(f"{name}/Unsqueeze", "Unsqueeze", [cache, self.integers(2)])
         groups = self.integers(1, 1, sizes.n_heads // sizes.n_kv_heads, 1, 1)

@@ -102,6 +102,8 @@ class HubSession:
             graph = graph.read_bytes() if isinstance(graph, Path) else graph
         if lean:
             options.add_session_config_entry("session.disable_prepacking", "1")
+            # What is widened for one product is given back before the next; the arena would keep all of it.
+            options.enable_cpu_mem_arena = options.enable_mem_pattern = False
         folding = ["ConstantFolding"] if lean else None
         # A quantized hub's products become MatMulNBits as the session starts, by default on int8 activations.
         options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
