@@ -185,7 +185,7 @@ class Report:
         devices: in the target's order.
         assumptions: of the target, and of these measurements.
         golden: how the reference was made: windows, tokens, digests, the float model's perplexity.
-        parity: largest logit differences between the hub and PyTorch.
+        parity: largest logit differences between the hub and its reference, and of which layers.
         stages: of the build.
         searches: what `precision=auto` tried, by device.
         sensitivity: what each weight costs, when a recipe or a search asked for it.
