@@ -7,6 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from compile.openvino_lengths import read_lengths_from_tokens, write_out_repeats
 from compile.openvino_names import name_anonymous_nodes
 from compile.openvino_stateful import make_stateful
 from compile.openvino_tokenizer import write_tokenizers
@@ -85,6 +86,9 @@ def write_model(quantized: QuantizedModel, out: Path, joined: bool) -> Rows:
         with pages_dropped(graph.parent / HUB_WEIGHTS):
             model = ov.convert_model(graph)  # core.read_model leaves decomposed attention unfused
             make_stateful(model)
+            if not joined:
+                read_lengths_from_tokens(model)
+                write_out_repeats(model)
             name_anonymous_nodes(model)
             model.set_rt_info("tapeout", ["producer"])
             # Scales stay float32: the other runtime multiplies by the same numbers.

@@ -19,6 +19,7 @@ from targets.errors import InputRefused, NoSpace
 
 MEMORY = Path("/proc/meminfo")
 GIGA = 1e9
+MEGA = 1e6
 MAX_CONFIG = 1 << 20
 WORDS = {"compile": "building packages", "golden": "running the float model", "measure": "measuring a package"}
 
@@ -57,9 +58,9 @@ class Forecast:
     def __str__(self) -> str:
         """One line for people."""
         return (
-            f"{self.parameters / GIGA:.2f} billion parameters: packages need {self.build_bytes / GIGA:.1f} GB of"
-            f" memory, {self.disk_bytes / GIGA:.1f} GB of disk and some {self.build_s / 60:.0f} min;"
-            f" measuring them {max(self.golden_bytes, self.measure_bytes) / GIGA:.1f} GB of memory"
+            f"{self.parameters / GIGA:.2f} billion parameters: packages need {in_words(self.build_bytes)} of"
+            f" memory, {in_words(self.disk_bytes)} of disk and some {self.build_s / 60:.0f} min;"
+            f" measuring them {in_words(max(self.golden_bytes, self.measure_bytes))} of memory"
         )
 
 
@@ -133,17 +134,22 @@ def check_fits(request: Request, store: Path, until: str | None) -> Forecast | N
     for stage, needed in needs.items():
         if stage in missing and free is not None and needed > free:
             smaller = "close other programs, or use a smaller model"
-            packages = f"packages alone need {found.build_bytes / GIGA:.1f} GB: add --until compile"
+            packages = f"packages alone need {in_words(found.build_bytes)}: add --until compile"
             raise InputRefused(
-                f"{WORDS[stage]} needs {needed / GIGA:.1f} GB of memory, and {free / GIGA:.1f} GB are available",
+                f"{WORDS[stage]} needs {in_words(needed)} of memory, and {in_words(free)} are available",
                 smaller if stage == "compile" or found.build_bytes > free else packages,
             )
     if "import" in missing and found.disk_bytes > room:
         raise NoSpace(
-            f"the build needs {found.disk_bytes / GIGA:.1f} GB of disk, and {room / GIGA:.1f} GB are free",
+            f"the build needs {in_words(found.disk_bytes)} of disk, and {in_words(room)} are free",
             "free some space, set TAPEOUT_STORE to another folder, or name one --precision",
         )
     return found
+
+
+def in_words(size: int) -> str:
+    """Bytes for people: GB, or MB where that would be nothing."""
+    return f"{size / GIGA:.1f} GB" if size >= GIGA / 10 else f"{size / MEGA:.1f} MB"
 
 
 def missing_stages(request: Request, store: Path) -> set[str]:

@@ -25,6 +25,7 @@ from compile.npu_compiler_blob import MAGIC, check_blob, read_blob
 from compile.npu_compiler_native import NativeCompiler, find_native
 from compile.npu_compiler_wheel import VERSION, fetch_wheel, unpack_wheel
 from compile.npu_compiler_wine import INSTALL, WineCompiler, find_wine, only_one
+from compile.openvino_backend import write_model
 from compile.openvino_npu_backend import OpenVinoNpuBackend
 from compile.openvino_npu_shapes import npuw_properties
 from export.hub import export_hub
@@ -34,7 +35,7 @@ from quantize.quantizer import quantize_model
 from targets.errors import DeviceMissing, IntegrityError, StageFailed
 from targets.probe import Available, Missing
 from targets.status import Status
-from tests.conftest import Packages
+from tests.conftest import Packages, Quantized
 
 DOWNLOADS = Path(__file__).resolve().parents[1] / "artifacts" / ".downloads"
 SHAPES = npuw_properties({"MAX_PROMPT_LEN": 64, "MIN_RESPONSE_LEN": 64})
@@ -268,12 +269,19 @@ def real_compiler(monkeypatch: pytest.MonkeyPatch) -> Compiler:
     return compiler
 
 
+def model_for_the_npu(quantized: Quantized, folder: Path) -> Path:
+    """The IR as the NPU's back end writes it."""
+    (folder / "model").mkdir()
+    write_model(quantized["w8-sym"], folder / "model", joined=False)
+    return folder / "model" / "openvino_model.xml"
+
+
 @pytest.mark.parametrize("platform", ["4000", pytest.param("5010", marks=pytest.mark.deep)])
 def test_a_decoder_is_compiled_for_an_npu_that_is_not_here(
-    tiny_packages: Packages, real_compiler: Compiler, tmp_path: Path, platform: str
+    tiny_quantized: Quantized, real_compiler: Compiler, tmp_path: Path, platform: str
 ) -> None:
     """The real compiler; each part of the model becomes an NPU binary."""
-    model = tiny_packages["llama", "w8-sym", "openvino"].folder / "openvino_model.xml"
+    model = model_for_the_npu(tiny_quantized, tmp_path)
     compiled = compile_blob(real_compiler, model, platform, SHAPES, tmp_path / "out.blob")
     assert compiled.blob.binaries == len(compiled.blob.parts) >= 3
     assert set(compiled.blob.sessions()) == {"prefill", "decode", "head"}
@@ -283,10 +291,10 @@ def test_a_decoder_is_compiled_for_an_npu_that_is_not_here(
 
 @pytest.mark.deep
 def test_what_the_compiler_says_of_a_model_it_refuses_is_passed_on(
-    tiny_packages: Packages, real_compiler: Compiler, tmp_path: Path
+    tiny_quantized: Quantized, real_compiler: Compiler, tmp_path: Path
 ) -> None:
     """Compiler 8.4 takes the tiny decoder for 4000 and 5010, and not for 3720."""
-    model = tiny_packages["llama", "w8-sym", "openvino"].folder / "openvino_model.xml"
+    model = model_for_the_npu(tiny_quantized, tmp_path)
     with pytest.raises(StageFailed, match=r"(?s)NPU 3720 compiler ended with code 1.*UnrollPermuteDMA Pass failed"):
         compile_blob(real_compiler, model, "3720", SHAPES, tmp_path / "out.blob")
 

@@ -44,8 +44,9 @@ def in_8_bits(tiny_quantized: Quantized, tmp_path_factory: pytest.TempPathFactor
 def test_it_holds_the_quantized_weights_with_float_activations(package: Package, tiny_packages: Packages) -> None:
     cpu = tiny_packages["llama", "w4-sym-g32", "onnxruntime"]
     assert package.weights_digest == cpu.weights_digest
-    # The CPU's graph has a few operators more, which let its head read the last position alone.
-    assert {**package.checks, "operators": 0} == {**cpu.checks, "operators": 0}
+    # The CPU's graph multiplies by several projections at once, and its head reads the last position alone.
+    for name in ("attentions", "attentions_fused", "quantized_weights"):
+        assert package.checks[name] == cpu.checks[name]
     assert package.settings["accuracy_level"] == 1 != cpu.settings["accuracy_level"]
 
 

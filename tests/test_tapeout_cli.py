@@ -125,15 +125,29 @@ def test_a_bad_model_is_refused_and_the_store_stays_clean(
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a small file system")
-def test_a_full_disk_is_said_and_the_store_stays_clean(tmp_path: Path) -> None:
-    small, source = tmp_path / "small", write_folder(tmp_path / "model")
+def small_folder(folder: Path) -> Path:
+    return write_folder(folder / "model")
+
+
+def small_gguf(folder: Path) -> Path:
+    return write_model(folder / "model.gguf", Decoder(), byte_level("smollm"))
+
+
+@pytest.mark.parametrize(
+    ("write", "says"), [(small_folder, "MB of disk, and 0.3 MB are free"), (small_gguf, "No space left")]
+)
+def test_a_full_disk_is_said_and_the_store_stays_clean(
+    tmp_path: Path, write: Callable[[Path], Path], says: str
+) -> None:
+    """Beforehand where a build's size can be told, else when it happens."""
+    small, source = tmp_path / "small", write(tmp_path)
     small.mkdir()
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(small)], check=False)
     if mounted.returncode:
         pytest.skip("this container may not mount")
     try:
         done = tapeout("--store", str(small / "store"), "build", "null", "--model", str(source), cwd=tmp_path)
-        assert_refused(done, 8, "No space left")
+        assert_refused(done, 8, says)
         assert verify(Store(small / "store")).clean
     finally:
         subprocess.run(["umount", "-l", str(small)], check=True)
