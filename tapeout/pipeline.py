@@ -140,7 +140,7 @@ def measure_stage(call: Call) -> Any:
     references = References(
         given["golden"],
         given.get("experience"),
-        given["screened"].fidelity,
+        given["screened"].fidelity if "screened" in given else None,  # a device has no screen
         given.get("cache"),
         prefix=call.parameters.get("prefix", False),
     )
