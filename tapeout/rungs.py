@@ -6,7 +6,7 @@ from tapeout.executor import Done
 from tapeout.jobs import CandidateJobs, Job, Plan, walk
 from tapeout.results import value_of
 from tapeout.store import Store
-from tapeout.trial import first_failure, judge_one
+from tapeout.trial import first_failure, judge_one, measurement_of
 from targets.errors import TapeoutError
 from targets.target import Target
 from validate.measurement import Fidelity
@@ -38,8 +38,7 @@ def shares_weights(ours: CandidateJobs, theirs: CandidateJobs) -> bool:
 def known_of(each: CandidateJobs, done: Mapping[Job, Done], store: Store) -> Measurement:
     """What is known of a package: everything, or how far its weights are from the float model."""
     if each.measure in done:
-        measurement: Measurement = value_of(each.measure, done, store).measurement
-        return measurement
+        return measurement_of(each.measure, done, store)
     fidelity: Fidelity | None = value_of(each.screen, done, store).fidelity if each.screen in done else None
     return Measurement(fidelity={WEIGHTS: fidelity} if fidelity is not None else {})
 

@@ -7,9 +7,8 @@ from validate import words
 from validate.comparison import key_figures, key_length
 from validate.felt_words import felt_sentences
 from validate.figures import moment
-from validate.prompt_cache_words import prompt_cache_sentences
-from validate.report import Report
-from validate.roofline_words import roofline_sentences
+from validate.report import Candidate, Report
+from validate.roofline_words import speed_sentences
 from validate.safe_text import clean_line
 from validate.seal_words import BESIDE, CHECKS
 from validate.search_report import diagnosis_sentences
@@ -146,37 +145,23 @@ def diagnoses(report: Report) -> str:
     return "\n".join(f"* {escape(text)}" for found in report.diagnoses for text in diagnosis_sentences(found))
 
 
+def _of_deciding(report: Report, say: Callable[[Candidate], Iterable[str]]) -> str:
+    return "\n".join(f"* {escape(name)}: {escape(sentence)}" for name, sentence in words.of_deciding(report, say))
+
+
 def felt(report: Report) -> str:
     """The suites, stability, the tokenizer and the KV cache, of the packages that decide."""
-    return "\n".join(
-        f"* {escape(words.package_name(device, item))}: {escape(sentence)}"
-        for device in report.devices
-        for runtime in device.runtimes
-        for item in words.deciding(runtime)
-        for sentence in felt_sentences(item.measurement)
-    )
+    return _of_deciding(report, lambda item: felt_sentences(item.measurement))
 
 
 def steadiness(report: Report) -> str:
     """How slow the slow ones are, and whether the times can be relied on, of the packages that decide."""
-    return "\n".join(
-        f"* {escape(words.package_name(device, item))}: {escape(sentence)}"
-        for device in report.devices
-        for runtime in device.runtimes
-        for item in words.deciding(runtime)
-        for sentence in steadiness_sentences(item)
-    )
+    return _of_deciding(report, steadiness_sentences)
 
 
 def roofline(report: Report) -> str:
     """Decode speed beside what memory bandwidth allows, and what a prompt cache saves, of the packages that decide."""
-    return "\n".join(
-        f"* {escape(words.package_name(device, item))}: {escape(sentence)}"
-        for device in report.devices
-        for runtime in device.runtimes
-        for item in words.deciding(runtime)
-        for sentence in (*roofline_sentences(item.measurement), *prompt_cache_sentences(item.measurement))
-    )
+    return _of_deciding(report, lambda item: speed_sentences(item.measurement))
 
 
 def seal(_: Report) -> str:

@@ -1,6 +1,6 @@
 """Report -> what the user sees at the end of a build: drawn on a terminal, plain lines elsewhere."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -8,9 +8,8 @@ from targets.status import Verdict
 from validate import words
 from validate.comparison import KeyFigures, key_figures, key_length
 from validate.felt_words import felt_sentences
-from validate.prompt_cache_words import prompt_cache_sentences
 from validate.report import Candidate, DeviceReport, Report, RuntimeReport
-from validate.roofline_words import roofline_sentences
+from validate.roofline_words import speed_sentences
 from validate.safe_text import clean_line
 from validate.search_report import diagnosis_sentences
 from validate.search_words import search_head, search_lines
@@ -63,19 +62,16 @@ def _searches(report: Report) -> Iterator[str]:
 
 def _felt(report: Report) -> Iterator[str]:
     """What users feel of the packages that decide."""
-    for device, runtime in _runtimes(report):
-        for item in words.deciding(runtime):
-            name = words.package_name(device, item)
-            yield from (clean_line(f"{name}: {sentence}") for sentence in felt_sentences(item.measurement))
+    yield from _of_deciding(report, lambda item: felt_sentences(item.measurement))
 
 
 def _roofline(report: Report) -> Iterator[str]:
     """Whether memory decides how fast the packages that decide are, and what a prompt cache saves them."""
-    for device, runtime in _runtimes(report):
-        for item in words.deciding(runtime):
-            name = words.package_name(device, item)
-            said = (*roofline_sentences(item.measurement), *prompt_cache_sentences(item.measurement))
-            yield from (clean_line(f"{name}: {sentence}") for sentence in said)
+    yield from _of_deciding(report, lambda item: speed_sentences(item.measurement))
+
+
+def _of_deciding(report: Report, say: Callable[[Candidate], Iterable[str]]) -> Iterator[str]:
+    return (clean_line(f"{name}: {sentence}") for name, sentence in words.of_deciding(report, say))
 
 
 def _diagnoses(report: Report) -> Iterator[str]:

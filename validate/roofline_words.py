@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from validate.figures import figure, percent
 from validate.package_measurement import Measurement
+from validate.prompt_cache_words import prompt_cache_sentences
 from validate.roofline import Roofline
 
 MEANING = {
@@ -24,6 +25,12 @@ def roofline_sentences(measurement: Measurement) -> Iterator[str]:
         f"At {point.context_tokens} tokens of context a token reads {read} MB; {roof_words(found)} {figure(point.roof)}"
         f" tok/s; {figure(point.tokens_per_second)} are reached ({reached} %): {MEANING[point.bound]}."
     )
+
+
+def speed_sentences(measurement: Measurement) -> Iterator[str]:
+    """Whether memory decides how fast a package is, and what a prompt cache saves it."""
+    yield from roofline_sentences(measurement)
+    yield from prompt_cache_sentences(measurement)
 
 
 def roof_words(found: Roofline) -> str:

@@ -1,8 +1,10 @@
 """The words a report uses for verdicts, statuses, gates and runtimes, the same in every format."""
 
+from collections.abc import Callable, Iterable, Iterator
+
 from targets.status import Status, Verdict
 from validate.figures import NOT_MEASURED, gate_bound, gate_unit, gate_value, megabytes
-from validate.report import Candidate, DeviceReport, GateResult, RuntimeReport
+from validate.report import Candidate, DeviceReport, GateResult, Report, RuntimeReport
 
 VERDICT_WORDS: dict[Verdict, str] = {
     Verdict.PASS: "Ship",
@@ -228,3 +230,11 @@ def next_steps(devices: tuple[DeviceReport, ...]) -> dict[str, list[str]]:
         if runtime.next_step:
             steps.setdefault(runtime.next_step, []).append(f"{device_name(device)}, {runtime_name(runtime.backend)}")
     return steps
+
+
+def of_deciding(report: Report, say: Callable[[Candidate], Iterable[str]]) -> Iterator[tuple[str, str]]:
+    """(package, sentence) for everything that `say` says of the packages that decide."""
+    for device in report.devices:
+        for runtime in device.runtimes:
+            for item in deciding(runtime):
+                yield from ((package_name(device, item), sentence) for sentence in say(item))
