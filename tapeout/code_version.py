@@ -53,6 +53,7 @@ def possible_modules(module: str, names: str) -> Iterator[str]:
         yield f"{module}.{name}"
 
 
+@cache
 def source_of(module: str) -> Path | None:
     """The file of one of our modules, or None for a name inside a module."""
     path = ROOT.joinpath(*module.split(".")).with_suffix(".py")
