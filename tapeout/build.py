@@ -14,15 +14,17 @@ from tapeout.documents import gather_evidence
 from tapeout.executor import Done, Executor, Watcher
 from tapeout.jobs import AUTO, CandidateJobs, Job, Plan, Request
 from tapeout.ladder import climb
+from tapeout.outcome import Outcome, is_kept, places, remember
 from tapeout.planning import make_plan
 from tapeout.results import value_of
-from tapeout.rungs import known_of, lost_of
+from tapeout.rungs import known_of, lost_of, unneeded
 from tapeout.search import Searched, search
 from tapeout.store import Store
 from tapeout.values import plain
 from targets.errors import IntegrityError, TapeoutError
 from targets.target import Target
 from validate.assemble import Built, NotBuilt, assemble_devices, headline
+from validate.render_terminal import plain_lines
 from validate.report import SCHEMA_VERSION, DeviceReport, Failure, Report, StageRecord
 from validate.search_report import PackageDiagnosis, WeightSensitivity
 
@@ -72,11 +74,23 @@ def build(request: Request, store: Store, out: Path, watcher: Watcher, signer: "
             contents = gather(searched, plan, done, Judged(devices, diagnoses), baseline)
             folder = out / request.target.name / request.model_name
             written = write_bundle(contents, store, folder, signer)
+            if not failed and is_kept(request):
+                remember(request, plan, outcome_of(contents, plan, done, store), store)
             return Build(contents.report, folder, written, tuple(dict.fromkeys(failed.values())))
         except IntegrityError:
             if attempt == ATTEMPTS:
                 raise
     raise AssertionError
+
+
+def outcome_of(contents: Contents, plan: Plan, done: Mapping[Job, Done], store: Store) -> Outcome:
+    """What is kept of a build for the next one."""
+    return Outcome(
+        bundle=contents.identity(),
+        verdict=contents.report.verdict,
+        lines=tuple(plain_lines(contents.report)),
+        skipped=places(plan, unneeded(contents.target, plan, done, store)),
+    )
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from export.digest import digest_value, list_files
 from tapeout.claims import claims_of
 from tapeout.documents import Evidence, write_documents
 from tapeout.executor import Done
-from tapeout.manifest import MANIFEST, SCHEMA_VERSION, differences, read_manifest
+from tapeout.manifest import MANIFEST, SCHEMA_VERSION, is_current
 from tapeout.remote_needs import runtime_versions
 from tapeout.storage_errors import storage_errors
 from tapeout.store import Store
@@ -174,17 +174,6 @@ def make_manifest(contents: Contents, identity: str, staged: Path) -> dict[str, 
             for path, package in manifest["packages"].items()
         },
     }
-
-
-def is_current(folder: Path, identity: str) -> bool:
-    """Whether `folder` is the bundle with this identity, unharmed."""
-    if not (folder / MANIFEST).is_file():
-        return False
-    try:
-        manifest = read_manifest(folder)
-    except IntegrityError:
-        return False  # whatever it is, the bundle takes its place
-    return manifest.get("identity") == identity and not differences(folder, manifest)
 
 
 def swap(staged: Path, folder: Path) -> None:

@@ -1,6 +1,7 @@
 """Commands that build and judge: build, plan, validate."""
 
 import dataclasses
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 DEFAULT_MODEL = "smollm2-135m"
 FORMATS = click.Choice(["text", "json"])
 INCOMPLETE_UNDER_STRICT = 10
+SUMMARY = "GITHUB_STEP_SUMMARY"
 
 model_option = click.option(
     "--model",
@@ -131,15 +133,22 @@ def run_request(
     """Build, show the report, and end with its exit code."""
     from rich.console import Console
 
-    from tapeout.build import as_dictionary
-    from tapeout.build import build as run_build
-    from tapeout.step_summary import write_step_summary
     from tapeout.store import Store
-    from tapeout.watch import watch
-    from validate.render_terminal import render_terminal
+    from tapeout.unchanged import say_unchanged
 
     console = Console(stderr=True)
     store = Store(context.obj.store_path, warn=lambda text: console.print(f"[yellow]warning:[/] {text}"))
+    if signer is None and only_says(options):
+        verdict = say_unchanged(request, store, options["out"], console)
+        if verdict is not None:
+            context.exit(exit_code(verdict, strict=bool(options["strict"])))
+
+    from tapeout.build import as_dictionary
+    from tapeout.build import build as run_build
+    from tapeout.step_summary import write_step_summary
+    from tapeout.watch import watch
+    from validate.render_terminal import render_terminal
+
     with watch(console) as watcher:
         built = run_build(request, store, options["out"], watcher, signer)
     if options["form"] == "json":
@@ -153,7 +162,12 @@ def run_request(
         click.echo("reproducible: a second build gave the same", err=True)
     write_step_summary(built.report)
     broken = [error for error in built.errors if not isinstance(error, DeviceMissing | NotForModel)]
-    context.exit(broken[0].exit_code if broken else exit_code(built.report, strict=bool(options["strict"])))
+    context.exit(broken[0].exit_code if broken else exit_code(built.report.verdict, strict=bool(options["strict"])))
+
+
+def only_says(options: Mapping[str, Any]) -> bool:
+    """Whether a build with nothing to do has no more to do than to say so."""
+    return options["form"] == "text" and not options.get("check_reproducible") and not os.environ.get(SUMMARY)
 
 
 def with_files(request: "Request", options: Mapping[str, Any]) -> "Request":
@@ -191,11 +205,11 @@ def make_request(target: str, model: str, precision: str, store: Path) -> "Reque
     return request
 
 
-def exit_code(report: "Report", *, strict: bool) -> int:
+def exit_code(verdict: Verdict, *, strict: bool) -> int:
     """0, 1 when a gate failed, 10 when something is missing and `strict`."""
-    if report.verdict is Verdict.FAIL:
+    if verdict is Verdict.FAIL:
         return 1
-    return INCOMPLETE_UNDER_STRICT if strict and report.verdict is Verdict.INCOMPLETE else 0
+    return INCOMPLETE_UNDER_STRICT if strict and verdict is Verdict.INCOMPLETE else 0
 
 
 @click.command()
@@ -215,7 +229,7 @@ def plan(context: click.Context, target: str, model: str, precision: str, form: 
     from tapeout.store import Store
 
     request = make_request(target, model, precision, context.obj.store_path)
-    climbed = None if precision == AUTO else request.target
+    climbed = None if precision == AUTO else request
     foreseen = foresee(make_plan(request), Store(context.obj.store_path), climbed)
     needed = forecast(request, None)
     if form == "json":
@@ -265,7 +279,7 @@ def validate(context: click.Context, /, bundle: Path, out: Path | None, strict: 
     render_terminal(report, console, folder / "report.html")
     if error is not None:
         raise error
-    context.exit(exit_code(report, strict=strict))
+    context.exit(exit_code(report.verdict, strict=strict))
 
 
 def refuse_lonely(context: click.Context) -> None:

@@ -50,7 +50,7 @@ def report(context: click.Context, /, bundle: Path, form: str, out: Path | None,
         render_terminal(found, Console(), path.with_suffix(".html"))
     else:
         deliver(renderer(form)(found), out)
-    context.exit(exit_code(found, strict=bool(options["strict"])))
+    context.exit(exit_code(found.verdict, strict=bool(options["strict"])))
 
 
 def renderer(form: str) -> "Callable[[Report], str]":

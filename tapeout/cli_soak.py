@@ -36,4 +36,4 @@ def soak(
     plan = SoakPlan(minutes, options["prompt_tokens"], options["new_tokens"])
     report = soak_bundle(bundle, folder, plan, devices, lambda text: console.print(text, markup=False, highlight=False))
     render_terminal(report, console, folder / "report.html")
-    context.exit(exit_code(report, strict=bool(options["strict"])))
+    context.exit(exit_code(report.verdict, strict=bool(options["strict"])))

@@ -158,9 +158,7 @@ def missing_stages(request: Request, store: Path) -> set[str]:
     from tapeout.planning import make_plan
     from tapeout.store import Store
 
-    return {
-        job.stage for job in foresee(make_plan(request), Store(store), request.target) if job.needed and not job.hit
-    }
+    return {job.stage for job in foresee(make_plan(request), Store(store), request) if job.needed and not job.hit}
 
 
 def free_bytes(folder: Path) -> int:

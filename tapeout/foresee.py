@@ -1,14 +1,14 @@
 """Say what a build would do: for every job, whether its result is stored, and if not why."""
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from tapeout.executor import Done, identify, why_missing
-from tapeout.jobs import Job, Plan
+from tapeout.jobs import Job, Plan, Request
 from tapeout.pipeline import find_stage
 from tapeout.stage_key import stage_key
 from tapeout.store import Store
-from targets.target import Target
 
 
 @dataclass(frozen=True)
@@ -34,23 +34,33 @@ class Foreseen:
     needed: bool = True
 
 
-def foresee(plan: Plan, store: Store, target: Target | None = None) -> list[Foreseen]:
+def foresee(plan: Plan, store: Store, climbed: Request | None = None) -> list[Foreseen]:
     """Every job of the plan, inputs first; nothing is run and no file of a result is read.
 
     Args:
         plan: with all rungs of all ladders.
         store: where results are.
-        target: whose ladders a build will climb; None when everything in the plan is wanted.
+        climbed: the request whose build will climb the ladders; None when everything in the plan is wanted.
     """
     done: dict[Job, Done] = {}
     found = {job: foresee_job(job, done, store) for job in plan.jobs()}
-    if target is not None and any(each.screen in done for each in plan.candidates):
-        from tapeout.rungs import unneeded
-
-        for job, why in unneeded(target, plan, done, store).items():
+    if climbed is not None and any(each.screen in done for each in plan.candidates):
+        for job, why in not_needed(climbed, plan, done, store).items():
             if not found[job].hit:
                 found[job] = dataclasses.replace(found[job], why=why, needed=False)
     return list(found.values())
+
+
+def not_needed(request: Request, plan: Plan, done: dict[Job, Done], store: Store) -> Mapping[Job, str]:
+    """Jobs that a build with these results does not get to, each with the reason."""
+    from tapeout.outcome import recall
+
+    outcome = recall(request, plan, done, store)
+    if outcome is not None:
+        return {job: outcome.skipped[place] for place, job in enumerate(plan.jobs()) if place in outcome.skipped}
+    from tapeout.rungs import unneeded
+
+    return unneeded(request.target, plan, done, store)
 
 
 def foresee_job(job: Job, done: dict[Job, Done], store: Store) -> Foreseen:

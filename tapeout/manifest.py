@@ -114,3 +114,14 @@ def differences(folder: Path, manifest: Mapping[str, Any]) -> list[str]:
     """What of the bundle in `folder` is not as `manifest` says, links and strange names included."""
     tree = read_tree(folder, (), manifest["sizes"])
     return [*tree.faults, *compare(manifest, tree)]
+
+
+def is_current(folder: Path, identity: str) -> bool:
+    """Whether `folder` is the bundle with this identity, unharmed."""
+    if not (folder / MANIFEST).is_file():
+        return False
+    try:
+        manifest = read_manifest(folder)
+    except IntegrityError:
+        return False  # whatever it is, the bundle takes its place
+    return manifest.get("identity") == identity and not differences(folder, manifest)

@@ -1,6 +1,7 @@
 """The whole flow on a tiny model: real exporter, real quantizer, real runtimes, real child processes."""
 
 import dataclasses
+import io
 import json
 import multiprocessing
 import shutil
@@ -9,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from export.digest import list_files
 from export.source import LocalFolder, source_identity
 from tapeout.bom import BOM, check_bom
 from tapeout.build import Build, build
 from tapeout.foresee import foresee
+from tapeout.jobs import Request
 from tapeout.manifest import SIGNATURE, differences, read_manifest
 from tapeout.planning import make_plan
 from tapeout.provenance import PROVENANCE
@@ -22,12 +25,14 @@ from tapeout.revalidate import revalidate
 from tapeout.sign import Signer
 from tapeout.soaking import soak_bundle
 from tapeout.store import Store
+from tapeout.unchanged import say_unchanged
 from tapeout.verify import Demands, Seal, inspect_bundle
 from targets.errors import IntegrityError, StageFailed, UsageError
 from targets.status import Verdict
 from tests.tiny_build import Heard, bench, request
 from tests.tiny_bundle import new_key
 from tests.tiny_folder import spread_vectors, write_folder
+from validate.render_terminal import plain_lines
 from validate.report import read_report
 from validate.soak_figures import SoakPlan
 
@@ -220,13 +225,44 @@ def test_a_second_build_runs_nothing_and_leaves_the_bundle_alone(
     assert list_files(first[0].folder) == before
 
 
+def test_a_build_with_nothing_to_do_says_what_the_last_one_came_to(
+    first: tuple[Build, Heard], work: Path, source: Path
+) -> None:
+    store, out, wanted = Store(work / "store"), work / "out", request(bench(work), source)
+
+    def said(request: Request, *, terminal: bool = False) -> tuple[Verdict | None, list[str]]:
+        console = Console(file=io.StringIO(), force_terminal=terminal, width=200)
+        with console.capture() as captured:
+            verdict = say_unchanged(request, store, out, console)
+        return verdict, captured.get().splitlines()
+
+    verdict, lines = said(wanted)
+    assert verdict is first[0].report.verdict
+    summary = list(plain_lines(first[0].report, first[0].folder / "report.html"))
+    assert lines[-len(summary) :] == summary
+    cached = lines[: -len(summary)]
+    assert all(line.endswith("[cached]") for line in cached)
+    assert len(cached) == len(first[0].report.stages)
+    assert said(wanted, terminal=True)[0] is verdict
+    other = dataclasses.replace(wanted.target, assumptions=("Another product.",))
+    assert said(dataclasses.replace(wanted, target=other)) == (None, [])
+    assert said(dataclasses.replace(wanted, sequence=3)) == (None, [])
+    page = first[0].folder / "report.html"
+    text = page.read_text(encoding="utf-8")
+    page.write_text(text.replace("Tapeout", "Tapeour", 1), encoding="utf-8")
+    assert said(wanted) == (None, [])
+    page.write_text(text, encoding="utf-8")
+    assert said(wanted)[0] is verdict
+
+
 def test_a_plan_says_hit_for_what_is_stored_and_why_for_what_is_not(
     first: tuple[Build, Heard], work: Path, source: Path
 ) -> None:
     assert first[1].ran
     store = Store(work / "store")
     target = bench(work)
-    jobs = foresee(make_plan(request(target, source)), store, target)
+    wanted = request(target, source)
+    jobs = foresee(make_plan(wanted), store, wanted)
     assert all(job.hit for job in jobs if job.needed)
     skipped = {job.label: job.why for job in jobs if not job.needed}
     assert list(skipped) == ["w4-sym-g32 cpu-openvino", "w4-sym-g32 cpu-onnxruntime"]
@@ -235,9 +271,8 @@ def test_a_plan_says_hit_for_what_is_stored_and_why_for_what_is_not(
     cpu = other.devices[0]
     runtimes = tuple(dataclasses.replace(each, schemes=("w8-asym",)) for each in cpu.runtimes)
     changed = dataclasses.replace(other, devices=(dataclasses.replace(cpu, runtimes=runtimes),))
-    foreseen = {
-        f"{job.stage} {job.label}".strip(): job for job in foresee(make_plan(request(changed, source)), store, changed)
-    }
+    wanted = request(changed, source)
+    foreseen = {f"{job.stage} {job.label}".strip(): job for job in foresee(make_plan(wanted), store, wanted)}
     assert foreseen["export"].hit
     assert not foreseen["quantize w8-asym"].hit
     assert "recipe" in foreseen["quantize w8-asym"].why
