@@ -3,8 +3,8 @@
 `python -m tapeout.scale_bench --tokenizer FOLDER --work FOLDER --out FILE SIZE...`
 
 Every size is a synthetic folder that goes through `tapeout build --until compile` from an empty store. Time, the
-largest process, and the largest sum over all processes are measured from outside; what the package says is asked in a
-process of its own. The files are removed as soon as nothing needs them.
+largest process, and the largest sum over all processes are measured from outside; every package is loaded and generates
+in a process of its own, beside the read bandwidth of the memory. The files are removed as soon as nothing needs them.
 """
 
 import argparse
@@ -15,25 +15,28 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from compile.package import Package
 from export.strict_json import write_json
+from tapeout.bench import BenchPlan, run
+from tapeout.bench_subjects import CPU_BACKENDS, Subject
 from tapeout.durable_files import remove_tree
 from tapeout.planning import identify
+from tapeout.store import Store
 from tapeout.synthetic_model import SHAPES, write_synthetic
+from tapeout.values import from_json
 from targets.errors import StageFailed
 from targets.probe import probe_host
+from validate.bandwidth import measure_bandwidth
+from validate.roofline import weights_read
 
 TARGET = "cpu"
 SAMPLE_S = 0.25
-ASK = """
-import json, sys
-import openvino_genai
-said = openvino_genai.LLMPipeline(sys.argv[1], "CPU", ATTENTION_BACKEND="SDPA").generate("Hello", max_new_tokens=4)
-print(json.dumps(len(said) > 0))
-"""
+PACKAGE = "compile.package:Package"
+# Enough to see that a package loads and generates, and how fast; a prompt of one chunk.
+PROMPT, NEW_TOKENS = 32, 16
 
 
 class Sampler(threading.Thread):
@@ -72,7 +75,7 @@ def proportional_bytes(pid: int) -> int:
     return sum(1024 * int(line.split()[1]) for line in lines if line.startswith("Pss:"))
 
 
-def measure(size: str, tokenizer: Path, work: Path) -> dict[str, Any]:
+def measure(size: str, tokenizer: Path, work: Path, precision: str) -> dict[str, Any]:
     """Build one size and ask its packages; everything written is gone afterwards.
 
     Raises:
@@ -83,7 +86,7 @@ def measure(size: str, tokenizer: Path, work: Path) -> dict[str, Any]:
     write_synthetic(size, tokenizer, folder)
     source_bytes = sum(path.stat().st_size for path in folder.iterdir())
     command = [sys.executable, "-m", "tapeout", "--store", str(store), "build", TARGET, "--model", str(folder)]
-    command += ["--precision", "int4", "--until", "compile", "--format", "json", "--out", str(out)]
+    command += ["--precision", precision, "--until", "compile", "--format", "json", "--out", str(out)]
     start = time.perf_counter()
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
         sampler = Sampler(child.pid)
@@ -100,13 +103,14 @@ def measure(size: str, tokenizer: Path, work: Path) -> dict[str, Any]:
     told = json.loads(text)
     found = {
         "size": size,
+        "precision": precision,
         "source_bytes": source_bytes,
         "seconds": round(seconds, 1),
         "largest_process_bytes": usage.ru_maxrss * 1024,
         "largest_sum_bytes": sampler.largest,
         "store_bytes": tree_bytes(store),
         "stages": told["stages"],
-        "packages": [{**package, "answers": answers(out, told, package)} for package in told["packages"]],
+        "packages": speeds(store),
     }
     for path in (folder, store, out):
         remove_tree(path)
@@ -126,13 +130,36 @@ def tree_bytes(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-def answers(out: Path, told: Mapping[str, Any], package: Mapping[str, Any]) -> bool | None:
-    """Whether an OpenVINO package loads and generates; None for another runtime's."""
-    if package["backend"] != "openvino":
-        return None
-    folder = Path(told["folder"]) / str(package["folder"])
-    asked = subprocess.run([sys.executable, "-c", ASK, str(folder)], capture_output=True, text=True, check=False)
-    return asked.returncode == 0 and asked.stdout.strip().endswith("true")
+def speeds(store: Path) -> list[dict[str, Any]]:
+    """How fast each package in the store answers, and what share of the memory's read bandwidth its weights take.
+
+    Raises:
+        StageFailed: one does not load or does not generate.
+    """
+    threads = os.cpu_count() or 1
+    bandwidth = measure_bandwidth(threads).bytes_per_second
+    plan = BenchPlan(rounds=1, prompts=(PROMPT,), new_tokens=NEW_TOKENS, threads=threads)
+    opened = Store(store)
+    found = []
+    for record in opened.records("compile"):
+        package: Package = from_json(PACKAGE, record.value, opened.object_path(record.object))
+        settings = {} if package.backend == "onnxruntime" else package.settings
+        subject = Subject(package.backend, CPU_BACKENDS[package.backend], package.folder, True, settings=settings)
+        first, each = run(subject, plan, {"task": "time"})["figures"][str(PROMPT)]
+        size = weights_read(package)
+        found.append(
+            {
+                "backend": package.backend,
+                "scheme": package.scheme,
+                "package_bytes": package.package_bytes,
+                "first_token_s": round(first, 4),
+                "tokens_per_s": round(1 / each, 3),
+                "bytes_per_token": size,
+                "read_bandwidth": round(bandwidth),
+                "bandwidth_share": round(size / each / bandwidth, 3),
+            }
+        )
+    return found
 
 
 def main() -> None:
@@ -141,12 +168,13 @@ def main() -> None:
     parser.add_argument("sizes", nargs="+", choices=list(SHAPES))
     for name in ("--tokenizer", "--work", "--out"):
         parser.add_argument(name, type=Path, required=True)
+    parser.add_argument("--precision", choices=("int4", "int8"), default="int4")
     given = parser.parse_args()
     rows = {}
     if given.out.exists():
         rows = {row["size"]: row for row in json.loads(given.out.read_text(encoding="utf-8"))["sizes"]}
     for size in given.sizes:
-        rows[size] = measure(size, given.tokenizer, given.work)
+        rows[size] = measure(size, given.tokenizer, given.work, given.precision)
         given.out.parent.mkdir(parents=True, exist_ok=True)
         ordered = [rows[name] for name in SHAPES if name in rows]
         write_json(given.out, {"host": identify(probe_host()), "target": TARGET, "sizes": ordered})
