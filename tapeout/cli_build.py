@@ -1,7 +1,6 @@
 """Commands that build and judge: build, plan, validate."""
 
 import dataclasses
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
 DEFAULT_MODEL = "smollm2-135m"
 FORMATS = click.Choice(["text", "json"])
 INCOMPLETE_UNDER_STRICT = 10
-SUMMARY = "GITHUB_STEP_SUMMARY"
 
 model_option = click.option(
     "--model",
@@ -134,7 +132,7 @@ def run_request(
     from rich.console import Console
 
     from tapeout.store import Store
-    from tapeout.unchanged import say_unchanged
+    from tapeout.unchanged import only_says, say_unchanged
 
     console = Console(stderr=True)
     store = Store(context.obj.store_path, warn=lambda text: console.print(f"[yellow]warning:[/] {text}"))
@@ -163,11 +161,6 @@ def run_request(
     write_step_summary(built.report)
     broken = [error for error in built.errors if not isinstance(error, DeviceMissing | NotForModel)]
     context.exit(broken[0].exit_code if broken else exit_code(built.report.verdict, strict=bool(options["strict"])))
-
-
-def only_says(options: Mapping[str, Any]) -> bool:
-    """Whether a build with nothing to do has no more to do than to say so."""
-    return options["form"] == "text" and not options.get("check_reproducible") and not os.environ.get(SUMMARY)
 
 
 def with_files(request: "Request", options: Mapping[str, Any]) -> "Request":

@@ -1,7 +1,9 @@
 """Say again what the last build of the same came to, where neither a stage nor a file of its bundle has changed."""
 
+import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tapeout.jobs import Request
 from tapeout.manifest import is_current
@@ -13,6 +15,13 @@ from targets.status import Verdict
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+SUMMARY = "GITHUB_STEP_SUMMARY"
+
+
+def only_says(options: Mapping[str, Any]) -> bool:
+    """Whether a build with nothing to do has no more to do than to say so."""
+    return options["form"] == "text" and not options.get("check_reproducible") and not os.environ.get(SUMMARY)
 
 
 def say_unchanged(request: Request, store: Store, out: Path, console: "Console") -> Verdict | None:

@@ -4,14 +4,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from targets.names import choose
 from targets.status import Status
 from validate.measurement import Placement
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 WEIGHTS = "weights"
 DEPLOYED = "deployed"
@@ -59,7 +60,7 @@ class Session(Protocol):
         """Forget the sequence."""
         ...
 
-    def step(self, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
+    def step(self, tokens: "NDArray[np.int64]") -> "NDArray[np.float32]":
         """Logits [n, vocab] of the next n tokens [n]."""
         ...
 
