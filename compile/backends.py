@@ -22,6 +22,7 @@ class BackendEntry:
         probe: a module and a function of `compile` that says which compiler this machine has, or None.
         options: a module of `compile` whose `check_options` refuses options and recipes before any work, and whose
             `needs` names what options ask for beside the quantized hub; None where there is none.
+        reports: `compile_package` takes `progress`, called with (work done, work in all).
     """
 
     module: str
@@ -29,6 +30,7 @@ class BackendEntry:
     tools: tuple[str, ...]
     probe: tuple[str, str] | None = None
     options: str | None = None
+    reports: bool = False
 
     def check(self, options: Mapping[str, str | int], recipe: str) -> None:
         """Refuse what the back end would refuse of a target's options and a recipe, without doing any work.
@@ -53,9 +55,11 @@ class BackendEntry:
 
 BACKENDS: dict[str, BackendEntry] = {
     "null": BackendEntry("null_backend", "NullBackend", ()),
-    "onnxruntime": BackendEntry("onnxruntime_backend", "OnnxRuntimeBackend", ("onnx-ir", "onnxruntime", "tokenizers")),
+    "onnxruntime": BackendEntry(
+        "onnxruntime_backend", "OnnxRuntimeBackend", ("onnx-ir", "onnxruntime", "tokenizers"), reports=True
+    ),
     "openvino": BackendEntry(
-        "openvino_backend", "OpenVinoBackend", ("openvino", "openvino-tokenizers", "transformers")
+        "openvino_backend", "OpenVinoBackend", ("openvino", "openvino-tokenizers", "transformers"), reports=True
     ),
     "onnxruntime-webgpu": BackendEntry("webgpu_backend", "WebGpuBackend", ("onnx-ir", "onnxruntime", "tokenizers")),
     "openvino-gpu": BackendEntry(

@@ -1,7 +1,7 @@
 """Quantized -> a folder that onnxruntime_genai loads on the CPU."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 from compile.onnxruntime_tokenizer import write_split_tokenizer
 from compile.options import refuse_options
 from compile.package import Package, check_same_weights, folder_bytes
+from compile.tally import Tally
 from export.hub import GRAPH, WEIGHTS, copy_side_files
-from export.model import ModelFacts
+from export.model import ModelFacts, Progress, ignore
 from quantize.quantizer import QuantizedModel
 from targets.errors import StageFailed
 from targets.names import choose
@@ -42,10 +43,12 @@ class OnnxRuntimeBackend:
         """Versions of the graph library and of the runtime whose kernels the lowering names."""
         return {tool: version(tool) for tool in ("onnx-ir", "onnxruntime", "onnxruntime-genai")}
 
-    def compile_package(self, quantized: QuantizedModel, options: Mapping[str, str | int], out: Path) -> Package:
+    def compile_package(
+        self, quantized: QuantizedModel, options: Mapping[str, str | int], out: Path, progress: Progress = ignore
+    ) -> Package:
         """Lower the hub and write `model.onnx`, its weights, `genai_config.json` and the tokenizer.
 
-        The option `kv_cache` is `float32` or `int8`.
+        The option `kv_cache` is `float32` or `int8`. Progress counts every weight twice: laid out, and read back.
 
         Raises:
             UsageError: an unknown option, or another KV cache.
@@ -61,9 +64,9 @@ class OnnxRuntimeBackend:
         refuse_options(options, ("kv_cache",), self.name)
         cache = str(options.get("kv_cache", KV_CACHES[0]))
         choose(cache, dict.fromkeys(KV_CACHES), "KV cache")
-        model = ir.load(quantized.graph)
+        model, tally = ir.load(quantized.graph), Tally(progress, 2 * len(quantized.weights))
         with TensorFile(out / WEIGHTS) as file:
-            packed = lower_for_onnxruntime(model, quantized.facts, ACCURACY_LEVEL, file, joined=True)
+            packed = lower_for_onnxruntime(model, quantized.facts, ACCURACY_LEVEL, file, joined=True, laid=tally.add)
             keep_last_position(model)
             if cache == "int8":
                 quantize_cache(model, cache_scales(quantized))
@@ -74,7 +77,7 @@ class OnnxRuntimeBackend:
         (out / "genai_config.json").write_text(json.dumps(genai_config(out, quantized.facts), indent=2) + "\n")
         shipped = ir.load(out / GRAPH)
         checks = check_operators(shipped, quantized)
-        digest = check_same_weights(quantized, package_weights(shipped, packed), self.name)
+        digest = check_same_weights(quantized, package_weights(shipped, packed, tally.add), self.name)
         return Package(
             folder=out,
             facts=quantized.facts,
@@ -114,14 +117,20 @@ def check_operators(model: "ir.Model", quantized: QuantizedModel) -> dict[str, i
     }
 
 
-def package_weights(model: "ir.Model", packed: Mapping[str, list[tuple[str, int]]]) -> dict[str, str]:
-    """Digest of every hub weight, read back from the MatMulNBits and GatherBlockQuantized of the shipped graph."""
+def package_weights(
+    model: "ir.Model", packed: Mapping[str, list[tuple[str, int]]], seen: Callable[[int], None] = lambda count: None
+) -> dict[str, str]:
+    """Digest of every hub weight, read back from the MatMulNBits and GatherBlockQuantized of the shipped graph.
+
+    `seen` is told of each weight that is read for the first time.
+    """
     from compile.matmul_nbits import from_blocks
 
     digests: dict[str, str] = {}
     for node in model.graph:
         start = 0
         for name, width in packed.get(node.name or "", ()):
+            seen(int(name not in digests))
             digests[name] = from_blocks(stored_blocks(node, slice(start, start + width))).digest()
             start += width
     return digests

@@ -7,7 +7,7 @@ RMSNormalization            -> SimplifiedLayerNormalization, with the residual A
 quantized embedding         -> GatherBlockQuantized on the head's own blocks, so that a tied table is stored once
 """
 
-import itertools
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,13 +19,13 @@ from onnx_ir.passes import common
 from compile.attention import Attention, find_attentions
 from compile.joined_projections import join_projections
 from compile.matmul_nbits import CHANNEL_WISE_BLOCKS, HEAD_BLOCKS, Blocks, Layout, concatenate, to_blocks
+from compile.onnxruntime_norms import MICROSOFT, lower_norms
 from compile.rotary import rotary_tables
 from export.hub_passes import producer
 from export.model import ModelFacts
 from export.tensor_file import TensorFile
 from quantize.hub_weights import add_initializer, is_quantized, read_weight, weight_name
 
-MICROSOFT = "com.microsoft"
 HEADS = ("model.embed_tokens.weight", "lm_head.weight")
 
 # What gives a sequence's valid tokens less one [batch], and the tokens of the longest one with padding [], both int32.
@@ -43,6 +43,8 @@ class Lowering:
         blocks: initializers already written, by weight name.
         file: where the numbers of weights go; None holds them.
         packed: for every node with quantized weights by name: the hub weights it holds, each with its outputs.
+        held: what each weight holds that was joined from several of the hub's.
+        laid: told how many of the hub's weights have just been laid out.
     """
 
     graph: ir.Graph
@@ -51,10 +53,17 @@ class Lowering:
     blocks: dict[str, tuple[Layout, list[ir.Value | None]]] = field(default_factory=dict)
     file: TensorFile | None = None
     packed: dict[str, list[tuple[str, int]]] = field(default_factory=dict)
+    held: dict[str, list[tuple[str, int]]] = field(default_factory=dict)
+    laid: Callable[[int], None] = lambda count: None
 
 
 def lower_for_onnxruntime(
-    hub: ir.Model, facts: ModelFacts, accuracy_level: int, file: TensorFile | None = None, joined: bool = False
+    hub: ir.Model,
+    facts: ModelFacts,
+    accuracy_level: int,
+    file: TensorFile | None = None,
+    joined: bool = False,
+    laid: Callable[[int], None] = lambda count: None,
 ) -> dict[str, list[tuple[str, int]]]:
     """Rewrite `hub` in place.
 
@@ -64,6 +73,7 @@ def lower_for_onnxruntime(
         accuracy_level: of every MatMulNBits.
         file: where the numbers of its weights go, one weight at a time.
         joined: multiply by gate and up at once as well, with a Split behind: the CPU's kernels gain by it.
+        laid: told how many of the hub's weights have just been laid out.
 
     Returns:
         For every MatMulNBits and GatherBlockQuantized by node name: the hub weights it holds, each with its number
@@ -72,7 +82,7 @@ def lower_for_onnxruntime(
     Raises:
         StageFailed: an attention this file does not know.
     """
-    lowering = Lowering(hub.graph, facts, accuracy_level, file=file)
+    lowering = Lowering(hub.graph, facts, accuracy_level, file=file, laid=laid)
     attentions = find_attentions(hub)
     tables = rotary_tables(hub, attentions[0], facts.max_positions)
     cos, sin = (
@@ -82,10 +92,10 @@ def lower_for_onnxruntime(
     for attention in attentions:
         lower_attention(lowering, attention, [*lengths, cos, sin])
     common.RemoveUnusedNodesPass()(hub)  # the projections that were packed still stand beside their replacement
-    held = join_projections(hub) if joined else {}
+    held = lowering.held = join_projections(hub) if joined else {}
     lower_matmuls(lowering)
     lower_embedding(lowering)
-    lower_norms(lowering)
+    lower_norms(hub.graph)
     hub.opset_imports[MICROSOFT] = 1
     common.RemoveUnusedNodesPass()(hub)
     hub.graph.inputs[:] = [value for value in hub.graph.inputs if value.name != "position_ids"]
@@ -185,6 +195,7 @@ def pack_projections(lowering: Lowering, projections: list[ir.Value], name: str)
     node = matmul_nbits(lowering, first.inputs[0], joined.layout, write_blocks(lowering, name, joined), name)
     lowering.graph.insert_after(first, node)
     lowering.packed[str(node.name)] = widths
+    lowering.laid(len(widths))
     return node.outputs[0]
 
 
@@ -208,6 +219,7 @@ def weight_blocks(lowering: Lowering, name: str, source: ir.Node) -> tuple[Layou
     if name not in lowering.blocks:
         blocks = to_blocks(read_weight(source), HEAD_BLOCKS if name in HEADS else CHANNEL_WISE_BLOCKS)
         lowering.blocks[name] = blocks.layout, write_blocks(lowering, name, blocks)
+        lowering.laid(len(lowering.held.get(name, (name,))))
     return lowering.blocks[name]
 
 
@@ -266,28 +278,3 @@ def lower_embedding(lowering: Lowering) -> None:
         ir.convenience.replace_nodes_and_values(
             graph, gather, [gather], [table, node], list(gather.outputs), list(node.outputs)
         )
-
-
-def lower_norms(lowering: Lowering) -> None:
-    """Use ONNX Runtime's fused norms, and take the residual Add before a norm into it."""
-    graph = lowering.graph
-    for norm in [node for node in graph if node.op_type == "RMSNormalization"]:
-        attributes = {"epsilon": norm.attributes["epsilon"].as_float()}
-        residual = producer(norm.inputs[0], "Add")
-        if residual is None:
-            attributes = {**attributes, "axis": -1}
-            node = ir.node("SimplifiedLayerNormalization", list(norm.inputs), attributes, name=norm.name)
-            replaced, results = [norm], [(norm.outputs[0], node.outputs[0])]
-        else:
-            node = ir.node(
-                "SkipSimplifiedLayerNormalization",
-                [*residual.inputs, norm.inputs[1]],
-                attributes,
-                domain=MICROSOFT,
-                num_outputs=4,
-                name=norm.name,
-            )
-            replaced = [norm, residual]
-            results = [(norm.outputs[0], node.outputs[0]), (residual.outputs[0], node.outputs[3])]
-        before, after = (list(side) for side in itertools.zip_longest(*results))
-        ir.convenience.replace_nodes_and_values(graph, norm, replaced, [node], before, after)

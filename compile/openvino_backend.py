@@ -1,7 +1,7 @@
 """Quantized -> a folder that openvino_genai.LLMPipeline loads."""
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
@@ -13,9 +13,11 @@ from compile.openvino_stateful import make_stateful
 from compile.openvino_tokenizer import write_tokenizers
 from compile.options import refuse_options
 from compile.package import Package, check_same_weights, folder_bytes
+from compile.tally import Tally
 from export.hub import GRAPH, copy_side_files
 from export.hub import WEIGHTS as HUB_WEIGHTS
 from export.lean_memory import pages_dropped
+from export.model import Progress, ignore
 from quantize.quantizer import QuantizedModel
 from targets.errors import StageFailed
 
@@ -42,8 +44,12 @@ class OpenVinoBackend:
         """Versions of the converter, the runtime and the tokenizer converter."""
         return {tool: version(tool) for tool in ("openvino", "openvino-genai", "openvino-tokenizers", "transformers")}
 
-    def compile_package(self, quantized: QuantizedModel, options: Mapping[str, str | int], out: Path) -> Package:
+    def compile_package(
+        self, quantized: QuantizedModel, options: Mapping[str, str | int], out: Path, progress: Progress = ignore
+    ) -> Package:
         """Convert the hub to a stateful IR and write it with the tokenizer and detokenizer IR.
+
+        Progress counts every weight twice: converted, all at once, and read back.
 
         Raises:
             StageFailed: an attention or a quantized MatMul is not fused in the runtime model, or a weight changed.
@@ -51,13 +57,17 @@ class OpenVinoBackend:
         import openvino as ov
 
         refuse_options(options, (), self.name)
+        tally = Tally(progress, 2 * len(quantized.weights))
         with ThreadPoolExecutor(1) as beside:
             # Half of the time goes into a tokenizer that waits for nothing here.
             tokenizers = beside.submit(write_tokenizers, quantized.folder, out)
             joined = write_model(quantized, out, self.joined)
+            tally.add(len(quantized.weights))
             with pages_dropped(out / WEIGHTS):
                 shipped = ov.Core().read_model(out / MODEL)
-                digest = check_same_weights(quantized, package_weights(shipped, quantized, joined), self.name)
+                digest = check_same_weights(
+                    quantized, package_weights(shipped, quantized, joined, tally.add), self.name
+                )
                 checks = check_runtime_model(shipped, quantized, joined)
             tokenizers.result()
         copy_side_files(quantized.folder, out)
@@ -172,8 +182,10 @@ def weight_type(node: Any) -> str:
     return str(node.input_value(1).get_element_type().get_type_name())
 
 
-def package_weights(model: Any, quantized: QuantizedModel, joined: Rows) -> dict[str, str]:
-    """Digest of every quantized weight, read back from the constants of the shipped IR."""
+def package_weights(
+    model: Any, quantized: QuantizedModel, joined: Rows, seen: Callable[[int], None] = lambda count: None
+) -> dict[str, str]:
+    """Digest of every quantized weight, read back from the constants of the shipped IR; `seen` is told of each."""
     from compile.openvino_weights import read_weights, rows_of
 
     digests: dict[str, str] = {}
@@ -182,4 +194,5 @@ def package_weights(model: Any, quantized: QuantizedModel, joined: Rows) -> dict
         for part, count in joined.get(name, [(name, len(weight.codes))]):
             digests[part] = rows_of(weight, slice(start, start + count)).digest()
             start += count
+            seen(1)
     return digests

@@ -15,7 +15,8 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from compile.attention import Attention, find_attentions
-from compile.onnxruntime_lowering import MICROSOFT, Lowering, lower_matmuls, weight_blocks
+from compile.onnxruntime_lowering import Lowering, lower_matmuls, weight_blocks
+from compile.onnxruntime_norms import MICROSOFT
 from compile.rotary import Table
 from export.hub_passes import producer
 from export.model import ModelFacts

@@ -2,6 +2,7 @@
 
 import errno
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -24,10 +25,15 @@ from export.template_check import check_template
 from targets.errors import InputRefused, NoSpace
 
 PROVENANCE = "provenance.json"
+Progress = Callable[[int, int], None]
 
 
 # What a runtime needs beside the weights to turn text into tokens and back; `chat_template.jinja` may be absent.
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", TEMPLATE)
+
+
+def ignore(done: int, total: int) -> None:
+    """Nobody watches."""
 
 
 @dataclass(frozen=True)
@@ -78,8 +84,10 @@ class Model(ModelFacts):
         return ModelFacts(**{field.name: getattr(self, field.name) for field in fields(ModelFacts)})
 
 
-def import_model(source: Source, out: Path, cache: Path) -> Model:
+def import_model(source: Source, out: Path, cache: Path, progress: Progress = ignore) -> Model:
     """Write the model that `source` names into the empty folder `out`; downloads are kept below `cache`.
+
+    Progress is told of a folder's bytes, (done, in all): each is copied and then, in weights, looked at.
 
     Raises:
         InputRefused: the source is unsafe, incomplete or not supported.
@@ -89,7 +97,7 @@ def import_model(source: Source, out: Path, cache: Path) -> Model:
     """
     out.mkdir(parents=True, exist_ok=True)
     try:
-        licence, quantized = _import(source, out, cache)
+        licence, quantized = _import(source, out, cache, progress)
     except OSError as error:
         if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EROFS}:
             raise NoSpace(
@@ -135,7 +143,7 @@ def read_model(folder: Path) -> Model:
     )
 
 
-def _import(source: Source, out: Path, cache: Path) -> tuple[str, str | None]:
+def _import(source: Source, out: Path, cache: Path, progress: Progress) -> tuple[str, str | None]:
     """Write the folder; the licence and the block type of the source."""
     match source:
         case CatalogName(name):
@@ -144,9 +152,9 @@ def _import(source: Source, out: Path, cache: Path) -> tuple[str, str | None]:
         case GgufFile(path):
             return _import_gguf(path, out)
         case HubId(owner_name, revision):
-            return _import_folder(fetch_hub(owner_name, revision, cache), out), None
+            return _import_folder(fetch_hub(owner_name, revision, cache), out, progress), None
         case LocalFolder(path):
-            return _import_folder(path, out), None
+            return _import_folder(path, out, progress), None
 
 
 def _import_gguf(path: Path, out: Path) -> tuple[str, str | None]:
@@ -161,14 +169,18 @@ def _import_gguf(path: Path, out: Path) -> tuple[str, str | None]:
     return spdx(gguf.metadata.get("general.license")), quantized_source(gguf)
 
 
-def _import_folder(folder: Path, out: Path) -> str:
+def _import_folder(folder: Path, out: Path, progress: Progress) -> str:
     """Copy what looks sound; the copy is checked when it is read: what was checked is what will be loaded."""
     config = check_folder(folder)
-    for name in list_model_files(folder):
-        if name != CARD:
-            shutil.copyfile(folder / name, out / name, follow_symlinks=False)
+    names = [name for name in list_model_files(folder) if name != CARD]
+    sizes = {name: (folder / name).stat().st_size for name in names}
+    done, total = 0, sum(sizes.values()) + sum(sizes[name] for name in weight_files(folder))
+    for name in names:
+        shutil.copyfile(folder / name, out / name, follow_symlinks=False)
+        progress(done := done + sizes[name], total)
     for name in weight_files(out):
         check_finite(out / name)
+        progress(done := done + sizes[name], total)
     template = chat_template(out)
     if template is not None:
         check_template(template, str(folder))

@@ -35,7 +35,8 @@ def import_stage(call: Call) -> Any:
     from export.model import import_model
     from export.source import parse_source
 
-    return import_model(parse_source(call.arguments["source"]), call.out, Path(call.arguments["downloads"]))
+    source, downloads = parse_source(call.arguments["source"]), Path(call.arguments["downloads"])
+    return import_model(source, call.out, downloads, call.progress)
 
 
 def export_stage(call: Call) -> Any:
@@ -115,10 +116,12 @@ def experience_stage(call: Call) -> Any:
 
 def compile_stage(call: Call) -> Any:
     """Quantized hub -> package."""
-    from compile.backends import find_backend
+    from compile.backends import find_backend, find_entry
 
     backend: Any = find_backend(call.parameters["backend"])
     more = {name: value for name, value in call.inputs.items() if name != "quantized"}
+    if find_entry(call.parameters["backend"]).reports:
+        more["progress"] = call.progress
     return backend.compile_package(call.inputs["quantized"], call.parameters["options"], call.out, **more)
 
 

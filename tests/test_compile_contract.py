@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -130,6 +131,19 @@ def tamper(quantized: QuantizedModel, name: str, out: Path) -> QuantizedModel:
     data[tensor.offset or 0] ^= 1
     (out / "model.onnx.data").write_bytes(data)
     return dataclasses.replace(quantized, folder=out)
+
+
+@pytest.mark.parametrize("backend", [name for name, entry in BACKENDS.items() if entry.reports])
+def test_progress_goes_up_to_the_end(tiny_quantized: Quantized, tmp_path: Path, backend: str) -> None:
+    told: list[tuple[int, int]] = []
+    maker: Any = find_backend(backend)
+    maker.compile_package(
+        tiny_quantized[ROWS[backend].usual], {}, tmp_path, progress=lambda done, total: told.append((done, total))
+    )
+    steps = [done for done, _ in told]
+    assert steps == sorted(steps)
+    assert told[-1] == (2 * len(tiny_quantized[ROWS[backend].usual].weights),) * 2
+    assert {total for _, total in told} == {told[-1][1]}
 
 
 def test_a_missing_weight_is_refused(tiny_quantized: Quantized) -> None:

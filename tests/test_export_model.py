@@ -112,6 +112,16 @@ def test_a_folder_is_copied_byte_for_byte(tmp_path: Path) -> None:
     assert model.source["kind"] == "folder"
 
 
+def test_progress_counts_every_byte_that_is_copied_and_looked_at(tmp_path: Path) -> None:
+    given = write_folder(tmp_path / "model")
+    told: list[tuple[int, int]] = []
+    import_model(LocalFolder(given), tmp_path / "out", tmp_path, lambda done, total: told.append((done, total)))
+    sizes = {path.name: path.stat().st_size for path in given.iterdir() if path.name != "README.md"}
+    whole = sum(sizes.values()) + sizes["model.safetensors"]
+    assert told[-1] == (whole, whole)
+    assert [done for done, _ in told] == sorted(done for done, _ in told)
+
+
 def test_what_a_folder_leaves_out_is_filled_in(tmp_path: Path) -> None:
     given = write_folder(tmp_path / "model")
     for name in ("generation_config.json", "chat_template.jinja", "README.md"):
