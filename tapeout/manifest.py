@@ -7,6 +7,7 @@ from typing import Any
 from export.strict_json import parse_object
 from tapeout.bundle_tree import Tree, collisions, name_fault, read_small, read_tree, shown
 from tapeout.stage_key import is_digest
+from tapeout.storage_errors import storage_errors
 from targets.errors import InputRefused, IntegrityError
 
 MANIFEST = "manifest.json"
@@ -117,11 +118,16 @@ def differences(folder: Path, manifest: Mapping[str, Any]) -> list[str]:
 
 
 def is_current(folder: Path, identity: str) -> bool:
-    """Whether `folder` is the bundle with this identity, unharmed."""
-    if not (folder / MANIFEST).is_file():
-        return False
-    try:
-        manifest = read_manifest(folder)
-    except IntegrityError:
-        return False  # whatever it is, the bundle takes its place
-    return manifest.get("identity") == identity and not differences(folder, manifest)
+    """Whether `folder` is the bundle with this identity, unharmed.
+
+    Raises:
+        NoSpace: the disk fails.
+    """
+    with storage_errors(folder.parent, "choose another --out"):
+        if not (folder / MANIFEST).is_file():
+            return False
+        try:
+            manifest = read_manifest(folder)
+        except IntegrityError:
+            return False  # whatever it is, the bundle takes its place
+        return manifest.get("identity") == identity and not differences(folder, manifest)

@@ -94,11 +94,12 @@ def verify(store: Store) -> VerifyResult:
     """Read every byte of every object and record, and set aside what is damaged.
 
     Raises:
-        NoSpace: there is damage, and the store cannot be written to.
+        NoSpace: its folders cannot be listed, or there is damage and the store cannot be written to.
     """
     damage: list[str] = []
     watched = Store(store.root, warn=damage.append)
-    objects = _objects(store)
+    with storage_errors(store.root):
+        objects, keys = _objects(store), store.keys()
     for folder in objects:
         if _wrong(folder):
             with watched.hold(GATE, fcntl.LOCK_SH), watched.hold(OBJECTS, fcntl.LOCK_EX):
@@ -106,7 +107,6 @@ def verify(store: Store) -> VerifyResult:
                 why = _wrong(folder)
                 if why:
                     watched.set_aside(why, folder)
-    keys = store.keys()
     for key in keys:
         watched.lookup(key)
     return VerifyResult(objects=len(objects), records=len(keys), damage=tuple(damage))

@@ -18,6 +18,7 @@ from export.digest import digest_bytes, digest_files, list_files
 from tapeout.bundle import swap
 from tapeout.manifest import MANIFEST, SCHEMA_VERSION, differences, read_manifest
 from tapeout.stage_key import Provenance, Record
+from tapeout.storage_errors import storage_errors
 from tapeout.store import Store
 from tapeout.store_care import gc, verify
 
@@ -134,8 +135,9 @@ def plain_manifest(identity: str, folder: Path) -> dict[str, Any]:
 def swap_folders(root: Path) -> None:
     staged = root / "scratch" / "staged"
     shutil.rmtree(root / "scratch", ignore_errors=True)
-    fill(staged, FILES[NEW])
-    swap(staged, root / "out")
+    with storage_errors(root):  # as in `write_bundle`, where both happen
+        fill(staged, FILES[NEW])
+        swap(staged, root / "out")
 
 
 def age(root: Path) -> None:
