@@ -13,7 +13,7 @@ from compile.tally import Tally
 from export.hub import GRAPH, WEIGHTS, copy_side_files
 from export.model import ModelFacts, Progress, ignore
 from quantize.quantizer import QuantizedModel
-from targets.errors import StageFailed
+from targets.errors import NotForModel, StageFailed
 from targets.names import choose
 
 if TYPE_CHECKING:
@@ -26,6 +26,9 @@ ACCURACY_LEVEL = 4
 
 # What the KV cache is stored in, as the option `kv_cache` names it; the first is the default.
 KV_CACHES = ("float32", "int8")
+
+# GroupQueryAttention with the rotary embedding inside refuses other heads, but only when it runs.
+HEAD_STEP = 16
 
 # ONNX Runtime GenAI's names for architectures, where they differ from transformers'.
 GENAI_TYPES = {"llama": "llama", "mistral": "mistral", "qwen2": "qwen2", "qwen3": "qwen3"}
@@ -52,6 +55,7 @@ class OnnxRuntimeBackend:
 
         Raises:
             UsageError: an unknown option, or another KV cache.
+            NotForModel: the model's attention heads have a size that the runtime does not take.
             StageFailed: an attention was not lowered, or a weight changed.
         """
         import onnx_ir as ir
@@ -64,6 +68,7 @@ class OnnxRuntimeBackend:
         refuse_options(options, ("kv_cache",), self.name)
         cache = str(options.get("kv_cache", KV_CACHES[0]))
         choose(cache, dict.fromkeys(KV_CACHES), "KV cache")
+        refuse_heads(quantized.facts)
         model, tally = ir.load(quantized.graph), Tally(progress, 2 * len(quantized.weights))
         with TensorFile(out / WEIGHTS) as file:
             packed = lower_for_onnxruntime(model, quantized.facts, ACCURACY_LEVEL, file, joined=True, laid=tally.add)
@@ -87,6 +92,20 @@ class OnnxRuntimeBackend:
             checks=checks,
             settings={"accuracy_level": ACCURACY_LEVEL, "past_present_share_buffer": True, "kv_cache": cache},
             package_bytes=folder_bytes(out),
+        )
+
+
+def refuse_heads(facts: ModelFacts) -> None:
+    """Refuse attention heads that the runtime would refuse on the device.
+
+    Raises:
+        NotForModel: names their size.
+    """
+    if facts.head_dim % HEAD_STEP:
+        raise NotForModel(
+            f"ONNX Runtime takes attention heads whose size is a multiple of {HEAD_STEP};"
+            f" this model has {facts.head_dim}",
+            "build for a target without the runtime onnxruntime, such as one with OpenVINO alone",
         )
 
 

@@ -1,5 +1,6 @@
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from compile.rotary import rotary_tables
 from export.hub import OnnxModel, load_hub
 from export.parity import HubSession
 from quantize.quantizer import QuantizedModel
-from targets.errors import StageFailed
+from targets.errors import NotForModel, StageFailed
 from tests.conftest import SCHEMES, VARIANTS, Hubs, Packages, Quantized, QuantizedVariants
 from tests.tiny_sessions import GenAiSession, worst_difference
 
@@ -136,6 +137,17 @@ def test_a_hub_without_attention_is_refused() -> None:
     text = '<ir_version: 8, opset_import: ["" : 23]> none (float[2] x) => (float[2] y) { y = Neg (x) }'
     with pytest.raises(StageFailed, match="no attention"):
         find_attentions(ir.from_proto(onnx.parser.parse_model(text)))
+
+
+def test_heads_that_the_runtime_does_not_take_are_refused_before_any_work(
+    tiny_quantized: Quantized, tmp_path: Path
+) -> None:
+    """GroupQueryAttention says so only when it runs: on the device."""
+    quantized = tiny_quantized["w8-sym"]
+    odd = replace(quantized, facts=replace(quantized.facts, head_dim=24))
+    with pytest.raises(NotForModel, match="multiple of 16; this model has 24"):
+        OnnxRuntimeBackend().compile_package(odd, {}, tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_graph_that_was_not_lowered_is_refused(tiny_quantized: Quantized, tiny_packages: Packages) -> None:

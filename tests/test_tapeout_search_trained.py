@@ -20,7 +20,7 @@ KL = 0.1  # nats: a decoder that learned something, and less than rounding it to
 @pytest.mark.deep
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize(
-    ("family", "changes"), [("qwen2", {"tie_word_embeddings": False}), ("qwen3", {"head_dim": 32})]
+    ("family", "changes"), [("qwen2", {"tie_word_embeddings": False, "hidden_size": 128}), ("qwen3", {"head_dim": 32})]
 )
 def test_the_smallest_recipe_that_passes_is_found(tmp_path: Path, family: str, changes: dict[str, Any]) -> None:
     source = train_folder(tmp_path / "source", family, **changes)
