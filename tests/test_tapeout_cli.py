@@ -124,7 +124,6 @@ def test_a_bad_model_is_refused_and_the_store_stays_clean(
     assert not list((tmp_path / "artifacts" / ".store" / "tmp").glob("*"))
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a small file system")
 def small_folder(folder: Path) -> Path:
     return write_folder(folder / "model")
 
@@ -133,6 +132,7 @@ def small_gguf(folder: Path) -> Path:
     return write_model(folder / "model.gguf", Decoder(), byte_level("smollm"))
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a small file system")
 @pytest.mark.parametrize(
     ("write", "says"), [(small_folder, "MB of disk, and 0.3 MB are free"), (small_gguf, "No space left")]
 )
