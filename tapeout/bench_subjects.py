@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from compile.package import Package
 from tapeout.revalidate import load_package
 from targets.errors import UsageError
 from targets.names import choose, suggestion
@@ -48,11 +49,14 @@ class Subject:
 def bundle_subjects(bundle: Path, manifest: Mapping[str, Any]) -> Iterator[Subject]:
     """The packages of a bundle that run on this CPU."""
     for path, entry in manifest["packages"].items():
-        kind = CPU_BACKENDS.get(entry["backend"])
-        if kind is not None:
-            package = load_package(entry, bundle / path)
-            settings = {} if kind in WRITTEN_INTO else package.settings
-            yield Subject(f"{entry['backend']} {entry['recipe']}", kind, bundle / path, True, settings=settings)
+        if entry["backend"] in CPU_BACKENDS:
+            yield package_subject(f"{entry['backend']} {entry['recipe']}", load_package(entry, bundle / path))
+
+
+def package_subject(name: str, package: Package) -> Subject:
+    """A package of ours for this CPU, as it is meant to be loaded."""
+    kind = CPU_BACKENDS[package.backend]
+    return Subject(name, kind, package.folder, True, settings={} if kind in WRITTEN_INTO else package.settings)
 
 
 def named_subject(text: str) -> Subject:

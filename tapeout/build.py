@@ -12,6 +12,7 @@ from tapeout.code_version import tool_version
 from tapeout.diagnosis import Results, diagnose_devices
 from tapeout.documents import gather_evidence
 from tapeout.executor import Done, Executor, Watcher
+from tapeout.foresee import look
 from tapeout.jobs import AUTO, CandidateJobs, Job, Plan, Request
 from tapeout.ladder import climb
 from tapeout.outcome import Outcome, is_kept, places, remember
@@ -75,7 +76,8 @@ def build(request: Request, store: Store, out: Path, watcher: Watcher, signer: "
             folder = out / request.target.name / request.model_name
             written = write_bundle(contents, store, folder, signer)
             if not failed and is_kept(request):
-                remember(request, plan, outcome_of(contents, plan, done, store), store)
+                _, stored = look(plan, store)
+                remember(request, plan, stored, outcome_of(contents, plan, done, store), store)
             return Build(contents.report, folder, written, tuple(dict.fromkeys(failed.values())))
         except IntegrityError:
             if attempt == ATTEMPTS:
@@ -86,7 +88,7 @@ def build(request: Request, store: Store, out: Path, watcher: Watcher, signer: "
 def outcome_of(contents: Contents, plan: Plan, done: Mapping[Job, Done], store: Store) -> Outcome:
     """What is kept of a build for the next one."""
     return Outcome(
-        bundle=contents.identity(),
+        bundle=contents.identity,
         verdict=contents.report.verdict,
         lines=tuple(plain_lines(contents.report)),
         skipped=places(plan, unneeded(contents.target, plan, done, store)),

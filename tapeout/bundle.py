@@ -8,6 +8,7 @@ import shutil
 import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,6 +61,7 @@ class Contents:
     sequence: int = 0
     evidence: Evidence = field(default_factory=Evidence)
 
+    @cached_property
     def identity(self) -> str:
         """Digest of everything that decides the bundle's content, not of how often its stages ran."""
         report = plain(asdict(self.report))
@@ -87,7 +89,7 @@ def write_bundle(contents: Contents, store: Store, folder: Path, signer: "Signer
     Raises:
         NoSpace: the folder's file system is full or not writable.
     """
-    identity = contents.identity()
+    identity = contents.identity
     if is_current(folder, identity):
         sign_with(signer, folder)
         return False

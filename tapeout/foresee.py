@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from tapeout.executor import Done, identify, why_missing
 from tapeout.jobs import Job, Plan, Request
+from tapeout.outcome import recall, skipped_jobs
 from tapeout.pipeline import find_stage
 from tapeout.stage_key import stage_key
 from tapeout.store import Store
@@ -42,8 +43,7 @@ def foresee(plan: Plan, store: Store, climbed: Request | None = None) -> list[Fo
         store: where results are.
         climbed: the request whose build will climb the ladders; None when everything in the plan is wanted.
     """
-    done: dict[Job, Done] = {}
-    found = {job: foresee_job(job, done, store) for job in plan.jobs()}
+    found, done = look(plan, store)
     if climbed is not None and any(each.screen in done for each in plan.candidates):
         for job, why in not_needed(climbed, plan, done, store).items():
             if not found[job].hit:
@@ -51,13 +51,17 @@ def foresee(plan: Plan, store: Store, climbed: Request | None = None) -> list[Fo
     return list(found.values())
 
 
+def look(plan: Plan, store: Store) -> tuple[dict[Job, Foreseen], dict[Job, Done]]:
+    """Every job of the plan as it is found, and the results of those that are stored."""
+    done: dict[Job, Done] = {}
+    return {job: foresee_job(job, done, store) for job in plan.jobs()}, done
+
+
 def not_needed(request: Request, plan: Plan, done: dict[Job, Done], store: Store) -> Mapping[Job, str]:
     """Jobs that a build with these results does not get to, each with the reason."""
-    from tapeout.outcome import recall
-
     outcome = recall(request, plan, done, store)
     if outcome is not None:
-        return {job: outcome.skipped[place] for place, job in enumerate(plan.jobs()) if place in outcome.skipped}
+        return skipped_jobs(plan, outcome)
     from tapeout.rungs import unneeded
 
     return unneeded(request.target, plan, done, store)

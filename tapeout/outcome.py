@@ -5,13 +5,12 @@ that the plan can see. Judging is a function of these: the same key means the sa
 """
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from tapeout.code_version import code_version, tool_version
 from tapeout.executor import Done
-from tapeout.foresee import foresee_job
 from tapeout.jobs import AUTO, Job, Plan, Request
 from tapeout.planning import identify
 from tapeout.stage_key import Provenance, Record, stage_key
@@ -39,14 +38,6 @@ class Outcome:
     skipped: Mapping[int, str]
 
 
-def stored_results(plan: Plan, store: Store) -> dict[Job, Done]:
-    """What is stored of a plan; nothing is run and no file of a result is read."""
-    done: dict[Job, Done] = {}
-    for job in plan.jobs():
-        foresee_job(job, done, store)
-    return done
-
-
 def is_kept(request: Request) -> bool:
     """Whether what a build of this comes to is kept: a search has a plan only at its end, a baseline may change."""
     return request.precision != AUTO and request.baseline is None
@@ -64,11 +55,9 @@ def recall(request: Request, plan: Plan, done: Mapping[Job, Done], store: Store)
     return Outcome(value["bundle"], value["verdict"], tuple(value["lines"]), skipped)
 
 
-def remember(request: Request, plan: Plan, found: Outcome, store: Store) -> Record | None:
-    """Keep what a build came to, under what is stored now; None for a request whose outcome is not kept."""
-    if not is_kept(request):
-        return None
-    identity = decided_by(request, plan, stored_results(plan, store))
+def remember(request: Request, plan: Plan, done: Mapping[Job, Done], found: Outcome, store: Store) -> Record:
+    """Keep what a build of a request that `is_kept` came to, under all that is stored of its plan."""
+    identity = decided_by(request, plan, done)
     with store.scratch() as scratch:
         folder = scratch / "out"
         folder.mkdir()
@@ -94,7 +83,6 @@ def places(plan: Plan, reasons: Mapping[Job, str]) -> dict[int, str]:
     return {place: reasons[job] for place, job in enumerate(plan.jobs()) if job in reasons}
 
 
-def jobs_needed(plan: Plan, outcome: Outcome, done: Iterable[Job]) -> list[Job]:
-    """The jobs that the build had the results of."""
-    stored = set(done)
-    return [job for place, job in enumerate(plan.jobs()) if job in stored and place not in outcome.skipped]
+def skipped_jobs(plan: Plan, outcome: Outcome) -> dict[Job, str]:
+    """What `places` was given."""
+    return {job: outcome.skipped[place] for place, job in enumerate(plan.jobs()) if place in outcome.skipped}

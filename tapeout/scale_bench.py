@@ -21,7 +21,7 @@ from typing import Any
 from compile.package import Package
 from export.strict_json import write_json
 from tapeout.bench import BenchPlan, run
-from tapeout.bench_subjects import CPU_BACKENDS, Subject
+from tapeout.bench_subjects import package_subject
 from tapeout.durable_files import remove_tree
 from tapeout.planning import identify
 from tapeout.store import Store
@@ -143,9 +143,7 @@ def speeds(store: Path) -> list[dict[str, Any]]:
     found = []
     for record in opened.records("compile"):
         package: Package = from_json(PACKAGE, record.value, opened.object_path(record.object))
-        settings = {} if package.backend == "onnxruntime" else package.settings
-        subject = Subject(package.backend, CPU_BACKENDS[package.backend], package.folder, True, settings=settings)
-        first, each = run(subject, plan, {"task": "time"})["figures"][str(PROMPT)]
+        first, each = run(package_subject(package.backend, package), plan, {"task": "time"})["figures"][str(PROMPT)]
         size = weights_read(package)
         found.append(
             {

@@ -3,15 +3,17 @@
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from targets.errors import NoSpace
-from validate.render_github import MOST_BYTES, render_github
-from validate.report import Report
+
+if TYPE_CHECKING:
+    from validate.report import Report
 
 VARIABLE = "GITHUB_STEP_SUMMARY"
 
 
-def write_step_summary(report: Report, environment: Mapping[str, str] = os.environ) -> Path | None:
+def write_step_summary(report: "Report", environment: Mapping[str, str] = os.environ) -> Path | None:
     """Add the report to the step's summary; several builds of one step share its size.
 
     Returns:
@@ -23,6 +25,8 @@ def write_step_summary(report: Report, environment: Mapping[str, str] = os.envir
     name = environment.get(VARIABLE)
     if not name:
         return None
+    from validate.render_github import MOST_BYTES, render_github
+
     path = Path(name)
     try:
         used = path.stat().st_size if path.exists() else 0

@@ -5,10 +5,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tapeout.foresee import look
 from tapeout.jobs import Request
 from tapeout.manifest import is_current
-from tapeout.outcome import jobs_needed, recall, stored_results
+from tapeout.outcome import recall, skipped_jobs
 from tapeout.planning import make_plan
+from tapeout.step_summary import VARIABLE
 from tapeout.store import Store
 from tapeout.watch import watch
 from targets.status import Verdict
@@ -16,12 +18,10 @@ from targets.status import Verdict
 if TYPE_CHECKING:
     from rich.console import Console
 
-SUMMARY = "GITHUB_STEP_SUMMARY"
-
 
 def only_says(options: Mapping[str, Any]) -> bool:
     """Whether a build with nothing to do has no more to do than to say so."""
-    return options["form"] == "text" and not options.get("check_reproducible") and not os.environ.get(SUMMARY)
+    return options["form"] == "text" and not options.get("check_reproducible") and not os.environ.get(VARIABLE)
 
 
 def say_unchanged(request: Request, store: Store, out: Path, console: "Console") -> Verdict | None:
@@ -33,14 +33,16 @@ def say_unchanged(request: Request, store: Store, out: Path, console: "Console")
         UsageError: as `make_plan`.
     """
     plan = make_plan(request)
-    done = stored_results(plan, store)
+    _, done = look(plan, store)
     outcome = recall(request, plan, done, store)
     folder = out / request.target.name / request.model_name
     if outcome is None or not is_current(folder, outcome.bundle):
         return None
+    skipped = skipped_jobs(plan, outcome)
     with watch(console) as watcher:
-        for job in jobs_needed(plan, outcome, done):
-            watcher.finished(job, done[job])
+        for job, result in done.items():
+            if job not in skipped:
+                watcher.finished(job, result)
     say(outcome.lines, folder, console)
     return Verdict(outcome.verdict)
 
