@@ -115,7 +115,7 @@ def write_bundle(key: str, root: Path) -> None:
     record = store.lookup(key)
     assert record is not None
     contents: Any = SimpleNamespace(
-        folders={"package": SimpleNamespace(record=record)}, identity=lambda: key, report=None, evidence=None
+        folders={"package": SimpleNamespace(record=record)}, identity=key, report=None, evidence=None
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tapeout.bundle, "write_reports", lambda _, folder: (folder / "report.json").write_text("{}"))
