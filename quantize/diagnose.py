@@ -32,6 +32,7 @@ BROKEN_TIMES = 3.0
 
 DIAGNOSIS = "diagnosis.json"
 POSITIONS = 256  # looked at in a build
+ROWS = 32  # positions compared at a time: in float64 all of them would take several times the logits' memory
 RESTORED = 5  # weights put back to float in a build, one at a time
 
 
@@ -121,25 +122,27 @@ def diagnose(
 
     model = load_hub(hub)
     factors = read_factors(quantized.folder)
-    floats = {use.name: folded(use.array(), use.name, factors) for use in find_weights(model, hub.facts.vocab_size)}
-    float_hub, quantized_hub = TracedHub(hub.graph, hub.facts, hub.weights), TracedHub(quantized.graph, hub.facts)
+    uses = {use.name: use for use in find_weights(model, hub.facts.vocab_size)}
+
+    def float_weight(name: str) -> NDArray[np.float32]:
+        return folded(uses[name].array(), name, factors)  # read when needed: all of them are the float model
+
     reads = matmul_inputs(model)
-    logits, inputs = float_hub.run(tokens, sorted(set(reads.values())))
-    stored = {name: weight for name, _, weight in quantized_weights(ir.load(quantized.graph))}
+    logits, inputs = TracedHub(hub.graph, hub.facts, hub.weights).run(tokens, sorted(set(reads.values())))
     progress(1, 2 + restore)
-    errors = sorted(
-        (
-            WeightError(name, output_error(floats[name], stored[name], folded_inputs(name, reads, inputs, factors)))
-            for name in stored
-        ),
-        key=lambda weight: (-weight.error, weight.name),
-    )
+    errors = []
+    for name, _, weight in quantized_weights(ir.load(quantized.graph)):
+        seen = folded_inputs(name, reads, inputs, factors)
+        errors.append(WeightError(name, output_error(float_weight(name), weight, seen)))
+    errors.sort(key=lambda weight: (-weight.error, weight.name))
+    del inputs
+    quantized_hub = TracedHub(quantized.graph, hub.facts)
     kl = mean_kl(logits, quantized_hub.run(tokens)[0])
     progress(2, 2 + restore)
     tried: list[WeightError] = []
-    for weight in [weight for weight in errors if weight.name in reads][:restore]:
-        found = quantized_hub.run(tokens, restored={weight.name: floats[weight.name]})[0]
-        tried.append(WeightError(weight.name, weight.error, mean_kl(logits, found)))
+    for worst in [each for each in errors if each.name in reads][:restore]:
+        found = quantized_hub.run(tokens, restored={worst.name: float_weight(worst.name)})[0]
+        tried.append(dataclasses.replace(worst, kl_restored=mean_kl(logits, found)))
         progress(2 + len(tried), 2 + restore)
     again = {weight.name: weight for weight in tried}
     return Diagnosis(kl, tuple(again.get(weight.name, weight) for weight in errors), broken(errors))
@@ -188,8 +191,12 @@ def broken(errors: Iterable[WeightError]) -> tuple[str, ...]:
 
 def mean_kl(reference: NDArray[np.float32], logits: NDArray[np.float32]) -> float:
     """Mean over positions of KL(softmax(reference) || softmax(logits)), nats; both [positions, vocab]."""
-    expected, found = log_softmax(reference), log_softmax(logits)
-    return float((np.exp(expected) * (expected - found)).sum(axis=-1).mean())
+    found = np.empty(len(logits))
+    for start in range(0, len(logits), ROWS):
+        rows = slice(start, start + ROWS)
+        expected, other = log_softmax(reference[rows]), log_softmax(logits[rows])
+        found[rows] = (np.exp(expected) * (expected - other)).sum(axis=-1)
+    return float(found.mean())
 
 
 def log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:

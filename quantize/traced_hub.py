@@ -66,6 +66,9 @@ class TracedHub:
         options = onnxruntime.SessionOptions()
         options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(self.weights))
+        # A session runs once: packed weights would be copies, and one kept tensor would keep the whole arena.
+        options.add_session_config_entry("session.disable_prepacking", "1")
+        options.enable_cpu_mem_arena = options.enable_mem_pattern = False
         return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
     def feeds(self, session: Any, tokens: NDArray[np.int64]) -> dict[str, NDArray[Any]]:

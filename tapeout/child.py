@@ -34,7 +34,7 @@ class Outcome:
     Attributes:
         value: the stage's value as JSON.
         seconds: wall time.
-        peak_bytes: largest resident size of the child.
+        peak_bytes: largest resident size of the child, or of what it started.
     """
 
     value: dict[str, Any]
@@ -109,16 +109,15 @@ def run_child(
         timer.start()
         try:
             answer = listen(child, progress)
-            _, status, usage = os.wait4(child.pid, 0)
+            code = child.wait()
         finally:
             timer.cancel()
-    child.returncode = os.waitstatus_to_exitcode(status)
     seconds = time.monotonic() - start
     if children.stopping:
         raise KeyboardInterrupt
     if "value" in answer:
-        return Outcome(answer["value"], seconds, usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024))
-    raise failure(str(job["stage"]), answer, child.returncode, tail(log_path), seconds >= timeout_s)
+        return Outcome(answer["value"], seconds, answer["peak_bytes"])
+    raise failure(str(job["stage"]), answer, code, tail(log_path), seconds >= timeout_s)
 
 
 def listen(child: subprocess.Popen[str], progress: Callable[[int, int], None]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """The child process of one stage: `python -m tapeout.stage_process JOB`, JOB being a JSON file the parent wrote.
 
 Every line on standard output is one JSON object: `{"progress": [done, total]}` while it works, then
-`{"value": {...}}` or `{"error": {...}}`. Whatever libraries print goes to standard error.
+`{"value": {...}, "peak_bytes": n}` or `{"error": {...}}`. Whatever libraries print goes to standard error.
 """
 
 import ctypes
@@ -20,6 +20,7 @@ from tapeout.stage import Call
 from tapeout.storage_errors import storage_errors
 from tapeout.values import from_json, to_json
 from targets.errors import TapeoutError
+from validate.process_memory import peak_with_children_bytes
 
 # Of this machine's memory, what a stage may allocate: a hostile model shall not take the machine with it.
 MEMORY_SHARE = 0.9
@@ -35,7 +36,8 @@ def main(job_path: Path) -> int:
     job = json.loads(job_path.read_text(encoding="utf-8"))
     try:
         with storage_errors(Path(job["out"])):
-            say(answer, {"value": run(job, lambda done, total: say(answer, {"progress": [done, total]}))})
+            value = run(job, lambda done, total: say(answer, {"progress": [done, total]}))
+        say(answer, {"value": value, "peak_bytes": peak_with_children_bytes()})
     except TapeoutError as error:
         say(answer, {"error": {"type": type(error).__name__, "what": error.what, "help": error.help}})
     return 0

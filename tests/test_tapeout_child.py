@@ -62,11 +62,11 @@ def test_grandchildren_go_with_the_child(tmp_path: Path, monkeypatch: pytest.Mon
     import json, subprocess, sys
     grandchild = subprocess.Popen(["sleep", "60"], stdout=subprocess.DEVNULL)
     open({str(tmp_path / "pid")!r}, "w").write(str(grandchild.pid))
-    print(json.dumps({{"value": {{"answer": 42}}}}), flush=True)
+    print(json.dumps({{"value": {{"answer": 42}}, "peak_bytes": 23456789}}), flush=True)
     """
     outcome = run_script(tmp_path, monkeypatch, body)
     assert outcome.value == {"answer": 42}
-    assert outcome.peak_bytes > 1_000_000
+    assert outcome.peak_bytes == 23456789
     pid = int((tmp_path / "pid").read_text())
     deadline = time.monotonic() + 5
     while time.monotonic() < deadline and alive(pid):

@@ -53,9 +53,9 @@ def test_what_does_not_fit_is_refused_and_what_does_is_named(
 ) -> None:
     asked = request_for(tiny_model.folder)
     assert check_fits(asked, tmp_path / "store", None) is not None
-    monkeypatch.setattr(forecasts, "available_bytes", lambda: int(1e9))
+    monkeypatch.setattr(forecasts, "available_bytes", lambda: int(0.4e9))
     with pytest.raises(
-        InputRefused, match=r"running the float model needs 1\.6 GB of memory, and 1\.0 GB are"
+        InputRefused, match=r"running the float model needs 0\.5 GB of memory, and 0\.4 GB are"
     ) as caught:
         check_fits(asked, tmp_path / "store", None)
     assert "--until compile" in caught.value.help

@@ -1,6 +1,6 @@
 """Fidelity figures: pure functions on log-probabilities."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +10,8 @@ from validate.measurement import Fidelity, WindowFidelity
 from validate.resampling import mean_interval
 
 Floats = NDArray[np.float32]
+
+ROWS = 32  # positions worked on at a time: what lies between logits and figures is several times the logits' size
 
 
 def log_softmax(logits: Floats) -> Floats:
@@ -43,30 +45,48 @@ class Reference:
     target_log_probs: Floats
     top: int
 
-    def first(self, positions: int) -> "Reference":
-        """The reference of the window's first `positions`."""
+    def part(self, start: int, stop: int) -> "Reference":
+        """The reference of the window's positions from `start` to before `stop`."""
         return Reference(
-            ids=self.ids[:positions],
-            log_probs=self.log_probs[:positions],
-            tail_mass=self.tail_mass[:positions],
-            targets=self.targets[:positions],
-            target_log_probs=self.target_log_probs[:positions],
+            ids=self.ids[start:stop],
+            log_probs=self.log_probs[start:stop],
+            tail_mass=self.tail_mass[start:stop],
+            targets=self.targets[start:stop],
+            target_log_probs=self.target_log_probs[start:stop],
             top=self.top,
         )
 
+    @classmethod
+    def join(cls, parts: Sequence["Reference"]) -> "Reference":
+        """The reference of consecutive positions, all with the same `top`."""
+        return cls(
+            ids=np.concatenate([part.ids for part in parts]),
+            log_probs=np.concatenate([part.log_probs for part in parts]),
+            tail_mass=np.concatenate([part.tail_mass for part in parts]),
+            targets=np.concatenate([part.targets for part in parts]),
+            target_log_probs=np.concatenate([part.target_log_probs for part in parts]),
+            top=parts[0].top,
+        )
 
-def compact(
-    log_probs: Floats, tokens: NDArray[np.int64], top: int, sampled: int, rng: np.random.Generator
-) -> Reference:
-    """Keep `top` tokens and a sample of `sampled` from the tail of each of log_probs [positions, vocab].
+
+def compact(logits: Floats, targets: NDArray[np.int64], top: int, sampled: int, rng: np.random.Generator) -> Reference:
+    """Keep `top` tokens and a sample of `sampled` from the tail of each row of logits [positions, vocab].
 
     Args:
-        log_probs: of the token after each position.
-        tokens: [positions], the window itself.
+        logits: of the token after each position.
+        targets: [positions] the token that follows in the text; -1 where it ends.
         top: tokens kept exactly.
         sampled: tokens drawn from the rest, with replacement, by systematic sampling.
         rng: gives one offset a position.
     """
+    parts = [slice(start, start + ROWS) for start in range(0, len(logits), ROWS)]
+    return Reference.join([compact_rows(log_softmax(logits[part]), targets[part], top, sampled, rng) for part in parts])
+
+
+def compact_rows(
+    log_probs: Floats, targets: NDArray[np.int64], top: int, sampled: int, rng: np.random.Generator
+) -> Reference:
+    """`compact` for log-probabilities of so few positions that several arrays of their size may be held."""
     order = np.argpartition(-log_probs, top, axis=-1)[:, :top]
     order = np.take_along_axis(order, np.argsort(-np.take_along_axis(log_probs, order, -1), axis=-1), -1)
     probabilities = np.exp(log_probs.astype(np.float64))
@@ -76,7 +96,6 @@ def compact(
     marks = (np.arange(sampled) + rng.random((len(log_probs), 1))) / sampled * tail_mass[:, None]
     drawn = np.stack([np.searchsorted(row, mark, side="right") for row, mark in zip(cumulative, marks, strict=True)])
     ids = np.concatenate([order, np.minimum(drawn, log_probs.shape[1] - 1)], axis=-1)
-    targets = np.append(tokens[1:], -1)
     return Reference(
         ids=ids,
         log_probs=np.take_along_axis(log_probs, ids, -1),
@@ -102,7 +121,10 @@ def divergence(reference: Reference, kept: NDArray[np.float64]) -> NDArray[np.fl
 def log_normaliser(logits: Floats) -> NDArray[np.float64]:
     """[positions]: log of the sum of exp(logits) over the vocabulary."""
     largest = logits.max(axis=-1)
-    total = np.exp(logits - largest[:, None]).sum(axis=-1, dtype=np.float64)
+    total = np.empty(len(logits))
+    for start in range(0, len(logits), ROWS):
+        rows = slice(start, start + ROWS)
+        total[rows] = np.exp(logits[rows] - largest[rows, None]).sum(axis=-1, dtype=np.float64)
     return np.asarray(largest + np.log(total))
 
 

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +13,14 @@ from export.hub import OnnxModel, open_hub
 from export.parity import HubSession
 from targets.errors import InputRefused
 from validate.chat import render_prompt
-from validate.fidelity import Reference, compact, log_softmax
+from validate.fidelity import Reference, compact
 from validate.golden_text import prompts, text_digest, texts
 from validate.plans import GoldenPlan
 
 ARRAYS = "golden.npz"
 ANSWERS = "answers.json"
 LONG = "long.npz"
-LONG_STEP = 256  # tokens of the long text at a time: logits of all of it at once would take 300 MB
+STEP = 128  # tokens read at a time: the logits of a whole window would take as much memory as a small model
 
 Progress = Callable[[int, int], None]
 
@@ -87,10 +87,7 @@ def measure_golden(hub: OnnxModel, plan: GoldenPlan, out: Path, progress: Progre
     total = plan.windows + plan.prompts + 1
     references = []
     for index, window in enumerate(tokens):
-        session.reset()
-        log_probs = log_softmax(session.step(window[None])[0])
-        top = min(plan.top, hub.facts.vocab_size - 1)
-        references.append(compact(log_probs, window, top, plan.sampled, rng))
+        references.append(read_reference(session, window, 0, fitting(plan, hub.facts.vocab_size), rng))
         progress(index + 1, total)
     write_arrays(out / ARRAYS, tokens, references, hub.facts.vocab_size)
     answers = []
@@ -114,16 +111,30 @@ def measure_long(session: HubSession, tokenizer: Any, hub: OnnxModel, plan: Gold
     positions = len(tokens) - plan.long_after
     if positions < 1:
         return 0
-    session.reset()
-    for start in range(0, plan.long_after, LONG_STEP):
-        session.step(tokens[None, start : min(start + LONG_STEP, plan.long_after)])
-    starts = range(plan.long_after, len(tokens), LONG_STEP)
-    logits = np.concatenate([session.step(tokens[None, start : start + LONG_STEP])[0] for start in starts])
-    top = min(plan.top, hub.facts.vocab_size - 1)
     rng = np.random.default_rng((plan.seed, plan.long_tokens))
-    reference = compact(log_softmax(logits), tokens[plan.long_after :], top, plan.sampled, rng)
+    reference = read_reference(session, tokens, plan.long_after, fitting(plan, hub.facts.vocab_size), rng)
     write_arrays(out / LONG, tokens[None], [reference], hub.facts.vocab_size)
     return positions
+
+
+def fitting(plan: GoldenPlan, vocab_size: int) -> GoldenPlan:
+    """The plan with something left to sample beside its top, however small the vocabulary."""
+    return replace(plan, top=min(plan.top, vocab_size - 1))
+
+
+def read_reference(
+    session: HubSession, tokens: NDArray[np.int64], after: int, plan: GoldenPlan, rng: np.random.Generator
+) -> Reference:
+    """Read tokens [n] as a new sequence; the reference of the positions from `after` on."""
+    session.reset()
+    targets = np.append(tokens[1:], -1)
+    parts = []
+    for start in range(0, len(tokens), STEP):
+        logits = session.step(tokens[None, start : start + STEP])[0][max(after - start, 0) :]
+        if len(logits):
+            end = min(start + STEP, len(tokens))
+            parts.append(compact(logits, targets[end - len(logits) : end], plan.top, plan.sampled, rng))
+    return Reference.join(parts)
 
 
 def long_text(tokenizer: Any, plan: GoldenPlan) -> NDArray[np.int64]:

@@ -6,7 +6,6 @@
 import dataclasses
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from typing import Any
 
 from targets.errors import StageFailed, TimedOut
 from validate.measurement import Loading
+from validate.process_memory import peak_bytes
 from validate.runtime import Generation, Pipeline, find_runtime
 from validate.steadiness import Process, Restarts, spread_of
 
@@ -162,14 +162,13 @@ def probe(backend: str, package: Path, settings: Mapping[str, Any], asked: Asked
     ]
     if asked.longest_prompt:
         pipeline.generate(ordinary_prompt(asked.longest_prompt), ANSWER_TOKENS, stop=False)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     return Seen(
         load_s=loaded - begun,
         start_to_first_token_s=loaded - asked.started + first.ttft_s,
         first_ttft_s=first.ttft_s,
         ttft_s=statistics.median(each.ttft_s for each in warm),
         tpot_s=statistics.median(statistics.median(each.intervals_s) for each in warm),
-        peak_memory_bytes=peak,
+        peak_memory_bytes=peak_bytes(),
     )
 
 

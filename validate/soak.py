@@ -21,6 +21,7 @@ from targets.errors import StageFailed, TimedOut
 from targets.probe import probe_host
 from targets.sensors import EnergyMeter, SensorReading, read_sensors
 from validate.load_probe import load, ordinary_prompt
+from validate.process_memory import resident_bytes
 from validate.soak_figures import Request, Soak, SoakPlan, Surroundings, summarise
 from validate.steadiness import look_around
 
@@ -28,7 +29,6 @@ Progress = Callable[[float, float], None]
 
 LOADING_S = 600  # for the runtime to load, and for the last request to end
 LOG_BYTES = 400
-STATM = Path("/proc/self/statm")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,16 +143,6 @@ def keep_busy(backend: str, package: Path, settings: Mapping[str, Any], plan: So
             "sensors": dataclasses.asdict(read_sensors()),
             "joules": meter.look(),
         }
-
-
-def resident_bytes() -> int:
-    """Resident size of this process, now; its peak where the system only tells that."""
-    try:
-        return int(STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except OSError:
-        import resource
-
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def main(arguments: list[str]) -> None:

@@ -80,7 +80,7 @@ def compare_with_cpu(
     session = runtime.session(package.folder, package.settings, WEIGHTS)
     ours = [feed(session, tokens[: coverage.tokens], coverage.prefill) for tokens, _ in windows]
     scores = (
-        score_window(reference.first(coverage.tokens), logits, coverage.prefill)
+        score_window(reference.part(0, coverage.tokens), logits, coverage.prefill)
         for (_, reference), logits in zip(windows, theirs, strict=True)
     )
     return summarise(scores), measure_gap(zip(ours, theirs, strict=True))

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.parity import HubSession
+from validate.windows import read
 
 
 class Stepping(Protocol):
@@ -95,7 +96,7 @@ class Branches:
         self.returns += 1
         if self.fed[: len(beginning)] != beginning or self.returns % self.refresh == 0:
             self.session.reset()
-            self.session.step(as_ids(beginning))
+            read(self.session, as_ids(beginning))
             self.fed = beginning
         else:
             self.back(len(beginning))
@@ -114,7 +115,7 @@ class Branches:
             self.session.rewind(length)
         else:
             self.session.reset()
-            self.session.step(as_ids(self.fed))
+            read(self.session, as_ids(self.fed))
 
     def step(self, tokens: Sequence[int]) -> NDArray[np.float32]:
         """Logits [n, vocab] of the next n tokens."""

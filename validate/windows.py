@@ -12,6 +12,8 @@ from validate.runtime import Coverage, Session
 
 Progress = Callable[[int, int], None]
 
+STEP = 256  # tokens of a context read at a time: the logits of a long one take several times the package's memory
+
 
 def weights_coverage(golden: Golden) -> Coverage:
     """Of the weights alone: a few windows, each in one prefill, since float32 kernels are slow and runtimes agree."""
@@ -29,7 +31,7 @@ def measure_fidelity(session: Session, golden: Golden, coverage: Coverage, progr
     scores: list[WindowScore] = []
     for tokens, reference in golden.windows()[: coverage.windows]:
         logits = feed(session, tokens[: coverage.tokens], coverage.prefill)
-        scores.append(score_window(reference.first(coverage.tokens), logits, coverage.prefill))
+        scores.append(score_window(reference.part(0, coverage.tokens), logits, coverage.prefill))
         progress(len(scores), coverage.windows)
     return summarise(scores)
 
@@ -40,3 +42,9 @@ def feed(session: Session, tokens: NDArray[np.int64], prefill: int) -> NDArray[n
     logits = [session.step(tokens[:prefill])]
     logits += [session.step(tokens[index : index + 1]) for index in range(prefill, len(tokens))]
     return np.concatenate(logits)
+
+
+def read(session: Session, tokens: NDArray[np.int64]) -> None:
+    """Continue the sequence with tokens [n] whose logits nobody asks for."""
+    for start in range(0, len(tokens), STEP):
+        session.step(tokens[start : start + STEP])
