@@ -1,8 +1,10 @@
 """What a user may name as a model, and what identifies its content."""
 
 import re
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from export.catalog import CATALOG
@@ -84,22 +86,28 @@ def source_name(source: Source) -> str:
     return re.sub(r"[^a-z0-9._-]+", "-", text.lower()).strip(".-") or "model"
 
 
-def source_identity(source: Source) -> dict[str, str]:
+def source_identity(source: Source, digest: Callable[[Path], str] = digest_file) -> dict[str, str]:
     """What a cache key takes from `source`: its kind and name, and a digest or a pinned revision of its content.
 
+    Args:
+        source: a model.
+        digest: gives the SHA-256 of a file's bytes.
+
     Raises:
-        InputRefused: a local file or folder is missing or holds what we do not load.
+        InputRefused: a local file or folder is missing, claims more bytes than its disk has, or holds what we do not
+            load.
     """
     identity = {"name": source_name(source)}
+    whole = partial(_digest_whole, digest=digest)
     match source:
         case CatalogName(name):
             return identity | {"kind": "catalog", "sha256": CATALOG[name].member_sha256}
         case HubId(owner_name, revision):
             return identity | {"kind": "hub", "id": owner_name, "revision": revision}
         case LocalFolder(path):
-            return identity | {"kind": "folder", "sha256": _readable(path, _digest_folder)}
+            return identity | {"kind": "folder", "sha256": _readable(path, partial(_digest_folder, digest=whole))}
         case GgufFile(path):
-            return identity | {"kind": "gguf", "sha256": _readable(path, digest_file)}
+            return identity | {"kind": "gguf", "sha256": _readable(path, whole)}
 
 
 def _hub(text: str) -> HubId:
@@ -122,8 +130,19 @@ def _path(text: str, path: Path) -> Source:
     raise UsageError(f"there is no model '{text[:200]}', in the catalog or as a path", suggestion(text, CATALOG))
 
 
-def _digest_folder(path: Path) -> str:
-    return digest_files({name: digest_file(path / name) for name in list_model_files(path)})
+def _digest_whole(path: Path, digest: Callable[[Path], str]) -> str:
+    """The digest of a file that can be what it claims: a hole of a terabyte would be read for half an hour."""
+    size, disk = path.stat().st_size, shutil.disk_usage(path).total
+    if size > disk:
+        raise InputRefused(
+            f"{path} claims {size / 1e9:.0f} GB on a disk of {disk / 1e9:.0f} GB: most of it was never written",
+            "get the model again from where it is published",
+        )
+    return digest(path)
+
+
+def _digest_folder(path: Path, digest: Callable[[Path], str]) -> str:
+    return digest_files({name: digest(path / name) for name in list_model_files(path)})
 
 
 def _readable(path: Path, digest: Callable[[Path], str]) -> str:

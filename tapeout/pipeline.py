@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from tapeout.stage import OFFLINE, Call, Part, Stage
+from targets.errors import InputRefused
 from targets.names import choose
 
 # torch's threads meet some hundred thousand times in such a stage. Those that wait shall sleep: spinning, they take the
@@ -31,12 +32,21 @@ TORCH = {**OFFLINE, "OMP_WAIT_POLICY": "PASSIVE"}
 
 
 def import_stage(call: Call) -> Any:
-    """Source -> Model."""
+    """Source -> Model.
+
+    Raises:
+        InputRefused: it is no longer the source that the key of this stage was made of.
+    """
     from export.model import import_model
+    from export.remembered_digests import forget
     from export.source import parse_source
 
     source, downloads = parse_source(call.arguments["source"]), Path(call.arguments["downloads"])
-    return import_model(source, call.out, downloads, call.progress)
+    model = import_model(source, call.out, downloads, call.progress)
+    if model.source != call.parameters["source"]:
+        forget(downloads)
+        raise InputRefused(f"{call.arguments['source']} changed while the build began", "build again")
+    return model
 
 
 def export_stage(call: Call) -> Any:

@@ -8,6 +8,7 @@ from typing import Any
 
 from compile.backends import find_entry
 from export.digest import digest_file
+from export.remembered_digests import remembered_digests
 from export.source import source_identity, source_name
 from quantize.recipe import parse_recipe
 from tapeout.jobs import AUTO, LADDER, PRECISIONS, CandidateJobs, Job, Plan, Request
@@ -33,7 +34,8 @@ def make_plan(request: Request) -> Plan:
         UsageError: no scheme of the target has the precision, or there is no such precision.
     """
     source = request.parsed
-    identity = {**source_identity(source), "name": source_name(source)}
+    with remembered_digests(Path(request.downloads)) as digest:
+        identity = {**source_identity(source, digest), "name": source_name(source)}
     model = Job(
         "import",
         request.model_name,

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from export.model import import_model
-from export.source import LocalFolder
+from export.source import LocalFolder, parse_source, source_identity
+from targets.errors import TapeoutError
 from tests import hostile_folders, hostile_gguf, hostile_safetensors, hostile_templates
 from tests.hostile_base import write_sound
 from tests.strace_faults import require_strace
@@ -34,6 +35,14 @@ WATCHED = (
     ",unlinkat,mkdir,mkdirat,rmdir,symlink,symlinkat,link,linkat,chmod,fchmodat,chown,fchownat,truncate,mknod,mknodat"
 )
 HARMLESS = re.compile(r"/dev/null|/proc/self/|/sys/|/dev/shm/sem")
+
+
+def identity_of(source: Path) -> dict[str, str]:
+    """What a plan would say the source is; nothing where it would refuse it."""
+    try:
+        return source_identity(parse_source(str(source)))
+    except TapeoutError:
+        return {}
 
 
 class Server:
@@ -59,7 +68,7 @@ class Server:
         job = {
             "stage": "import",
             "inputs": {},
-            "parameters": {},
+            "parameters": {"source": identity_of(source)},
             "arguments": {"source": str(source), "downloads": str(folder / "downloads")},
             "out": str(folder / "out"),
         }

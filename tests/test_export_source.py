@@ -1,6 +1,7 @@
 """What a user may type for a model, and what identifies it."""
 
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -142,4 +143,18 @@ def test_pinned_sources_are_identified_by_their_pins() -> None:
 def test_a_missing_file_has_no_identity(tmp_path: Path) -> None:
     for source in (GgufFile(tmp_path / "m.gguf"), LocalFolder(tmp_path / "m")):
         with pytest.raises(InputRefused):
+            source_identity(source)
+
+
+def test_a_file_larger_than_its_disk_is_not_read(tmp_path: Path) -> None:
+    """It would be read for half an hour; the import alone, which looks at it first, comes after."""
+    path = tmp_path / "m.gguf"
+    with path.open("wb") as stream:
+        stream.write(b"GGUF")
+        stream.truncate(shutil.disk_usage(tmp_path).total + 1)
+    folder = write_folder(tmp_path / "model")
+    with (folder / "model.safetensors").open("r+b") as stream:
+        stream.truncate(shutil.disk_usage(tmp_path).total + 1)
+    for source in (GgufFile(path), LocalFolder(folder)):
+        with pytest.raises(InputRefused, match="most of it was never written"):
             source_identity(source)

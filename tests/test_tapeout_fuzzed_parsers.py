@@ -18,6 +18,7 @@ from export.folder_check import check_folder
 from export.gguf_config import config_of
 from export.gguf_reader import read_gguf
 from export.gguf_vocabulary import read_vocabulary
+from export.remembered_digests import MEMORY, recall
 from export.safetensors_check import check_safetensors
 from export.source import parse_source
 from export.strict_json import parse_object
@@ -203,6 +204,7 @@ def parsers(files: Files) -> dict[str, tuple[st.SearchStrategy[Any], Callable[[A
         "questions": (documents(item), at(folder / "questions.jsonl", read_items)),
         "stage key": (VALUES, lambda value: stage_key("s", "1", {"value": value}, {}, {})),
         "place": (WORDS, parse_place),
+        "digests that are remembered": (documents({"/x": [1, 2, 3, 4, 5, "0" * 64]}), at(folder / MEMORY, recall)),
         "answers of a device": (
             documents({"error": {"type": "NoSpace", "what": "x", "help": "y"}}) | documents({"progress": [1, 2]}),
             parse_frames,
@@ -219,8 +221,8 @@ def _headed(text: bytes) -> bytes:
 NAMES = (
     "strict JSON", "safetensors header", "GGUF", "config.json", "tokenizer_config.json", "source", "recipe", "scheme",
     "legality of a recipe", "target file", "manifest", "report", "record of the store", "calibration text", "questions",
-    "stage key", "place", "answers of a device", "chat template at the import",
-    "chat template at the measurement",
+    "stage key", "place", "digests that are remembered", "answers of a device",
+    "chat template at the import", "chat template at the measurement",
 )  # fmt: skip
 
 
