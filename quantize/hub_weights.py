@@ -161,6 +161,8 @@ def add_initializer(graph: ir.Graph, name: str, array: NDArray[np.generic], file
 
 def first_of(graph: ir.Graph, nodes: list[ir.Node]) -> ir.Node:
     """The node of `nodes` that comes first in the graph."""
+    if len(nodes) == 1:
+        return nodes[0]
     wanted = set(nodes)
     return next(node for node in graph if node in wanted)
 

@@ -6,9 +6,10 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -52,7 +53,7 @@ class Children:
 
     @contextlib.contextmanager
     def started(
-        self, command: list[str], log: IO[str], environment: Mapping[str, str] | None = None
+        self, command: list[str], log: IO[str], environment: Mapping[str, str] | None = None, stdin: int | None = None
     ) -> Iterator[subprocess.Popen[str]]:
         """A child in a process group of its own, which is gone at the end."""
         with self.lock:
@@ -60,6 +61,7 @@ class Children:
                 raise KeyboardInterrupt
             child = subprocess.Popen(
                 command,
+                stdin=stdin,
                 stdout=subprocess.PIPE,
                 stderr=log,
                 text=True,
@@ -70,12 +72,31 @@ class Children:
         try:
             yield child
         finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(child.pid, signal.SIGKILL)
-            if child.stdout is not None:
-                child.stdout.close()
-            with self.lock:
-                self.running.discard(child)
+            self.end(child)
+
+    @contextlib.contextmanager
+    def ahead(self, modules: Sequence[str], environment: Mapping[str, str]) -> Iterator["Ahead"]:
+        """A child that imports `modules` and waits for its job; it is gone at the end, with or without one."""
+        command = [sys.executable, "-m", "tapeout.stage_process", "--ahead", *modules]
+        with (
+            tempfile.TemporaryFile("w+", encoding="utf-8") as log,
+            self.started(command, log, environment, subprocess.PIPE) as child,
+        ):
+            yield Ahead(child, log)
+
+    def end(self, child: subprocess.Popen[str]) -> None:
+        """Kill what is left of a child and its group, once: afterwards its number may be somebody else's."""
+        with self.lock:
+            if child not in self.running:
+                return
+            self.running.discard(child)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGKILL)
+        child.wait()
+        for pipe in (child.stdin, child.stdout):
+            if pipe is not None:
+                with contextlib.suppress(BrokenPipeError):
+                    pipe.close()
 
     def stop(self) -> None:
         """End every child and start no more."""
@@ -86,10 +107,33 @@ class Children:
                     os.killpg(child.pid, signal.SIGTERM)
 
 
+@dataclass(frozen=True)
+class Ahead:
+    """A child that was started before its job was known.
+
+    Attributes:
+        child: waits for the path of its job.
+        log: what it says.
+    """
+
+    child: subprocess.Popen[str]
+    log: IO[str]
+
+    def give(self, job_path: Path) -> None:
+        """Tell it its job; one that has died meanwhile is found dead when its answer is awaited."""
+        with contextlib.suppress(BrokenPipeError):
+            print(json.dumps(str(job_path)), file=self.child.stdin, flush=True)
+
+
 def run_child(
-    job: Mapping[str, Any], scratch: Path, timeout_s: int, children: Children, progress: Callable[[int, int], None]
+    job: Mapping[str, Any],
+    scratch: Path,
+    timeout_s: int,
+    children: Children,
+    progress: Callable[[int, int], None],
+    ahead: Ahead | None = None,
 ) -> Outcome:
-    """Run `job` (see `tapeout.stage_process`) with files below `scratch`.
+    """Run `job` (see `tapeout.stage_process`) with files below `scratch`, in the child that was started `ahead` if any.
 
     Raises:
         TapeoutError: what the stage raised, as it raised it.
@@ -97,14 +141,18 @@ def run_child(
         WorkerLost: it died of a signal.
         StageFailed: it ended without an answer.
     """
-    job_path, log_path = scratch / "job.json", scratch / "log.txt"
+    job_path = scratch / "job.json"
     job_path.write_text(json.dumps(job), encoding="utf-8")
-    command = [sys.executable, "-m", "tapeout.stage_process", str(job_path)]
     start = time.monotonic()
-    with (
-        log_path.open("w", encoding="utf-8") as log,
-        children.started(command, log, job.get("environment")) as child,
-    ):
+    with contextlib.ExitStack() as stack:
+        if ahead is None:
+            command = [sys.executable, "-m", "tapeout.stage_process", str(job_path)]
+            log: IO[str] = stack.enter_context((scratch / "log.txt").open("w+", encoding="utf-8"))
+            child = stack.enter_context(children.started(command, log, job.get("environment")))
+        else:
+            child, log = ahead.child, ahead.log
+            stack.callback(children.end, child)
+            ahead.give(job_path)
         timer = threading.Timer(timeout_s, child.kill)
         timer.start()
         try:
@@ -112,12 +160,13 @@ def run_child(
             code = child.wait()
         finally:
             timer.cancel()
+        said = tail(log)
     seconds = time.monotonic() - start
     if children.stopping:
         raise KeyboardInterrupt
     if "value" in answer:
         return Outcome(answer["value"], seconds, answer["peak_bytes"])
-    raise failure(str(job["stage"]), answer, code, tail(log_path), seconds >= timeout_s)
+    raise failure(str(job["stage"]), answer, code, said, seconds >= timeout_s)
 
 
 def listen(child: subprocess.Popen[str], progress: Callable[[int, int], None]) -> dict[str, Any]:
@@ -163,11 +212,10 @@ def failure(stage: str, answer: Mapping[str, Any], code: int, log: str, late: bo
     return StageFailed(f"stage {stage} failed: {last_line(log)}", "build again with --debug to see the whole log")
 
 
-def tail(path: Path) -> str:
-    """The end of a log."""
-    with path.open("rb") as stream:
-        stream.seek(max(0, path.stat().st_size - TAIL_BYTES))
-        return stream.read().decode(errors="replace")
+def tail(log: IO[str]) -> str:
+    """The end of a log that a child writes, whose place in it is left alone."""
+    size = os.fstat(log.fileno()).st_size
+    return os.pread(log.fileno(), TAIL_BYTES, max(0, size - TAIL_BYTES)).decode(errors="replace")
 
 
 def last_line(log: str) -> str:

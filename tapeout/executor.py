@@ -1,15 +1,16 @@
 """Run jobs: look each up in the store, run what is missing in child processes, publish the results."""
 
 from collections.abc import Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from export.digest import digest_value
-from tapeout.child import Children, Outcome, run_child
+from tapeout.child import Ahead, Children, Outcome, run_child
 from tapeout.code_version import code_version, tool_version
 from tapeout.disturbance import stage_environment
+from tapeout.imported_ahead import imported_ahead
 from tapeout.jobs import Job, Plan
 from tapeout.pipeline import find_stage
 from tapeout.stage import Stage
@@ -19,6 +20,8 @@ from targets.errors import IntegrityError, NoSpace, TapeoutError, UsageError
 
 # Stages that measure nothing may run side by side; each uses about one core.
 PARALLEL_STAGES = 2
+# What is in the store is there in this time: no process is started for a stage that has nothing to do.
+SOON_S = 0.2
 
 # What every package descends from, and what no other package would escape.
 SHARED_STAGES = frozenset({"import", "export", "golden"})
@@ -138,11 +141,18 @@ class Executor:
                 raise
 
     def run_when_ready(self, job: Job, inputs: Mapping[str, "Future[Done]"]) -> Done:
-        """Wait for the inputs, which were submitted before and so cannot wait for this."""
-        return self.run_job(job, {name: future.result() for name, future in inputs.items()})
+        """Wait for the inputs, which were submitted before and so cannot wait for this.
 
-    def run_job(self, job: Job, inputs: Mapping[str, Done]) -> Done:
-        """The stored result of `job`, made if it is not there."""
+        While one of them is made the stage's process is started, so that it has imported its libraries by then.
+        """
+        modules = imported_ahead(job.stage, job.parameters)
+        if not modules or not wait(inputs.values(), SOON_S).not_done:
+            return self.run_job(job, {name: future.result() for name, future in inputs.items()})
+        with self.children.ahead(modules, environment_of(find_stage(job.stage))) as ahead:
+            return self.run_job(job, {name: future.result() for name, future in inputs.items()}, ahead)
+
+    def run_job(self, job: Job, inputs: Mapping[str, Done], ahead: Ahead | None = None) -> Done:
+        """The stored result of `job`, made if it is not there, in the child that was started `ahead` if any."""
         stage = find_stage(job.stage)
         identity = identify(stage, job, inputs)
         key = stage_key(stage.name, **identity)
@@ -151,15 +161,16 @@ class Executor:
             with self.store.lock(key, waiting=lambda: self.watcher.waiting(job)):
                 record = self.store.lookup(key)
                 if record is None:
-                    result = Done(self.make(stage, job, inputs, key), cached=False)
+                    result = Done(self.make(job, inputs, key, ahead), cached=False)
                     self.watcher.finished(job, result)
                     return result
         result = Done(record, cached=True)
         self.watcher.finished(job, result)
         return result
 
-    def make(self, stage: Stage, job: Job, inputs: Mapping[str, Done], key: str) -> Record:
+    def make(self, job: Job, inputs: Mapping[str, Done], key: str, ahead: Ahead | None) -> Record:
         """Run the stage in a child and publish what it wrote."""
+        stage = find_stage(job.stage)
         identity = identify(stage, job, inputs)
         self.watcher.started(job, why_missing(self.store, stage, identity))
         with self.store.scratch() as scratch:
@@ -170,11 +181,16 @@ class Executor:
                 "inputs": {name: self.given(job.inputs[name], done) for name, done in inputs.items()},
                 "parameters": dict(job.parameters),
                 "arguments": dict(job.arguments),
-                "environment": {**stage.environment, **stage_environment(stage.exclusive)},
+                "environment": environment_of(stage),
                 "out": str(out),
             }
             outcome: Outcome = run_child(
-                message, scratch, stage.timeout_s, self.children, lambda n, total: self.watcher.advanced(job, n, total)
+                message,
+                scratch,
+                stage.timeout_s,
+                self.children,
+                lambda n, total: self.watcher.advanced(job, n, total),
+                ahead,
             )
             provenance = Provenance(
                 stage=stage.name,
@@ -203,6 +219,11 @@ class Executor:
                 "run the same command again: it will be built afresh",
             )
         return found
+
+
+def environment_of(stage: Stage) -> dict[str, str]:
+    """What a stage's process gets beside the environment of the build."""
+    return {**stage.environment, **stage_environment(stage.exclusive)}
 
 
 def settled(job: Job, done: Mapping[Job, Done], failed: Mapping[Job, TapeoutError]) -> Future[Done]:

@@ -1,16 +1,21 @@
 """The child process of one stage: `python -m tapeout.stage_process JOB`, JOB being a JSON file the parent wrote.
 
+`python -m tapeout.stage_process --ahead MODULE...` imports the modules, then reads the name of that file, as JSON, from
+standard input; at its end nobody needs the process.
+
 Every line on standard output is one JSON object: `{"progress": [done, total]}` while it works, then
 `{"value": {...}, "peak_bytes": n}` or `{"error": {...}}`. Whatever libraries print goes to standard error.
 """
 
+import contextlib
 import ctypes
+import importlib
 import json
 import os
 import resource
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -25,14 +30,21 @@ from validate.process_memory import peak_with_children_bytes
 # Of this machine's memory, what a stage may allocate: a hostile model shall not take the machine with it.
 MEMORY_SHARE = 0.9
 PR_SET_PDEATHSIG = 1
+AHEAD = "--ahead"
 
 
-def main(job_path: Path) -> int:
-    """Run the job and answer; 0 also when the answer is an error the parent can understand."""
+def main(job_path: Path | None, ahead: Sequence[str] = ()) -> int:
+    """Run the job and answer; 0 also when the answer is an error the parent can understand.
+
+    Without a path `ahead` is imported, and the path awaited.
+    """
     answer = claim_stdout()
     limit_resources()
     disturb_this_process()
     end_with_parent()
+    job_path = job_path or awaited_job(ahead)
+    if job_path is None:
+        return 0
     job = json.loads(job_path.read_text(encoding="utf-8"))
     try:
         with storage_errors(Path(job["out"])):
@@ -41,6 +53,15 @@ def main(job_path: Path) -> int:
     except TapeoutError as error:
         say(answer, {"error": {"type": type(error).__name__, "what": error.what, "help": error.help}})
     return 0
+
+
+def awaited_job(ahead: Sequence[str]) -> Path | None:
+    """The path that standard input names, once the modules are imported; None when it ends without one."""
+    for name in ahead:
+        with contextlib.suppress(ImportError):  # what is missing is said by the stage that needs it
+            importlib.import_module(name)
+    line = sys.stdin.readline()
+    return Path(json.loads(line)) if line else None
 
 
 def claim_stdout() -> TextIO:
@@ -81,6 +102,7 @@ def say(answer: TextIO, message: dict[str, Any]) -> None:
 
 if __name__ == "__main__":
     # Ending here skips the runtimes' static destructors, some of which crash after their work is done and saved.
-    code = main(Path(sys.argv[1]))
+    awaited = sys.argv[1] == AHEAD
+    code = main(None, sys.argv[2:]) if awaited else main(Path(sys.argv[1]))
     sys.stderr.flush()
     os._exit(code)

@@ -1,5 +1,6 @@
 """What becomes of a stage that crashes, hangs, lies or says nothing."""
 
+import importlib.util
 import subprocess
 import sys
 import textwrap
@@ -11,7 +12,8 @@ import pytest
 
 from tapeout import child
 from tapeout.child import Children, failure, run_child
-from tapeout.pipeline import STAGES
+from tapeout.imported_ahead import AHEAD, imported_ahead
+from tapeout.pipeline import STAGES, find_stage
 from targets.errors import InputRefused, NoSpace, StageFailed, TapeoutError, TimedOut, WorkerLost
 
 LIMIT_S = 20
@@ -124,6 +126,76 @@ def test_the_real_child_refuses_a_broken_source(tmp_path: Path) -> None:
     }
     with pytest.raises(InputRefused):
         run_child(job, tmp_path, LIMIT_S, Children(), lambda done, total: None)
+
+
+def broken_import(tmp_path: Path) -> dict[str, object]:
+    """A job that the real child refuses."""
+    (tmp_path / "out").mkdir()
+    (tmp_path / "model.gguf").write_bytes(b"GGUF" + b"\xff" * 45)
+    arguments = {"source": str(tmp_path / "model.gguf"), "downloads": str(tmp_path / "downloads")}
+    return {
+        "stage": "import",
+        "inputs": {},
+        "parameters": {},
+        "arguments": arguments,
+        "out": str(tmp_path / "out"),
+    }
+
+
+@pytest.mark.parametrize("modules", [("export.model",), ("no_such_library", "export.model")])
+def test_a_child_that_was_started_ahead_does_its_job(tmp_path: Path, modules: tuple[str, ...]) -> None:
+    children, scratch = Children(), tmp_path / "a\nfolder"
+    scratch.mkdir()
+    job = broken_import(scratch)
+    with children.ahead(modules, {}) as ahead:
+        with pytest.raises(InputRefused):
+            run_child(job, scratch, LIMIT_S, children, lambda done, total: None, ahead)
+        assert not children.running
+        assert ahead.child.returncode == 0
+
+
+def test_a_child_that_nobody_needs_is_gone(tmp_path: Path) -> None:
+    children = Children()
+    with children.ahead((), {}) as ahead:
+        assert alive(ahead.child.pid)
+    assert not alive(ahead.child.pid)
+    assert not children.running
+
+
+def test_a_child_that_dies_before_its_job_is_a_typed_failure(tmp_path: Path) -> None:
+    (tmp_path / "crashes.py").write_text("import os, sys; print('lost', file=sys.stderr, flush=True); os.abort()")
+    children = Children()
+    with children.ahead(("crashes",), {"PYTHONPATH": str(tmp_path)}) as ahead:
+        ahead.child.wait(LIMIT_S)
+        with pytest.raises(WorkerLost, match="died of SIGABRT: lost"):
+            run_child(broken_import(tmp_path), tmp_path, LIMIT_S, children, lambda done, total: None, ahead)
+
+
+def test_a_child_that_was_started_ahead_has_the_time_of_its_job(tmp_path: Path) -> None:
+    (tmp_path / "slow.py").write_text("import time; time.sleep(60)")
+    children, start = Children(), time.monotonic()
+    with children.ahead(("slow",), {"PYTHONPATH": str(tmp_path)}) as ahead, pytest.raises(TimedOut):
+        run_child(broken_import(tmp_path), tmp_path, 1, children, lambda done, total: None, ahead)
+    assert time.monotonic() - start < LIMIT_S
+
+
+def test_stopping_ends_a_child_that_waits_for_its_job(tmp_path: Path) -> None:
+    children = Children()
+    with children.ahead((), {}) as ahead:
+        children.stop()
+        with pytest.raises(KeyboardInterrupt):
+            run_child(broken_import(tmp_path), tmp_path, LIMIT_S, children, lambda done, total: None, ahead)
+    with pytest.raises(KeyboardInterrupt), children.ahead((), {}):
+        pass
+
+
+def test_what_is_imported_ahead_exists() -> None:
+    for (stage, backend), modules in AHEAD.items():
+        assert find_stage(stage).exclusive is False
+        assert imported_ahead(stage, {"backend": backend} if backend else {}) == modules
+        missing = [name for name in modules if importlib.util.find_spec(name) is None]
+        assert not missing
+    assert imported_ahead("compile", {"backend": "null"}) == imported_ahead("measure", {"backend": "openvino"}) == ()
 
 
 def test_only_the_import_may_reach_a_hub() -> None:
