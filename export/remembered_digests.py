@@ -75,9 +75,10 @@ def remember(path: Path, rows: dict[str, list[Any]]) -> None:
     """Write a memory so that a reader sees the old one or this one; where nothing can be written, there is none."""
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=MEMORY, delete=False, encoding="utf-8") as file:
-            json.dump(rows, file, indent=1)
-        Path(file.name).replace(path)
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{MEMORY}-") as scratch:
+            draft = Path(scratch) / MEMORY
+            draft.write_text(json.dumps(rows, indent=1), encoding="utf-8")
+            draft.replace(path)
 
 
 def forget(folder: Path) -> None:

@@ -1,5 +1,6 @@
 """Run jobs: look each up in the store, run what is missing in child processes, publish the results."""
 
+import contextlib
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
@@ -148,7 +149,10 @@ class Executor:
         modules = imported_ahead(job.stage, job.parameters)
         if not modules or not wait(inputs.values(), SOON_S).not_done:
             return self.run_job(job, {name: future.result() for name, future in inputs.items()})
-        with self.children.ahead(modules, environment_of(find_stage(job.stage))) as ahead:
+        with contextlib.ExitStack() as stack:
+            ahead = None
+            with contextlib.suppress(OSError):  # no room for its log, no more processes: the stage itself will say so
+                ahead = stack.enter_context(self.children.ahead(modules, environment_of(find_stage(job.stage))))
             return self.run_job(job, {name: future.result() for name, future in inputs.items()}, ahead)
 
     def run_job(self, job: Job, inputs: Mapping[str, Done], ahead: Ahead | None = None) -> Done:

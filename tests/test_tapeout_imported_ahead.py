@@ -52,7 +52,7 @@ def test_a_process_waits_for_what_is_being_made_and_none_for_what_is_stored(
 ) -> None:
     source, counted = write_folder(tmp_path / "model"), Counted(monkeypatch)
     plan = make_plan(request("cpu", source, "int8"))
-    jobs = [job for job in plan.jobs() if job.stage in {"import", "export", "quantize"}]
+    jobs = [job for job in plan.jobs() if job.stage in {"import", "export"}]
     asked = [run_all(jobs, tmp_path, counted) for _ in range(2)]
     assert counted.asked[:1] == [AHEAD["export", ""]]
     assert asked[1] == asked[0]  # nothing is added
