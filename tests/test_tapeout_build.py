@@ -30,7 +30,7 @@ from tapeout.unchanged import say_unchanged
 from tapeout.verify import Demands, Seal, inspect_bundle
 from targets.errors import IntegrityError, StageFailed, UsageError
 from targets.status import Verdict
-from tests.tiny_build import Heard, bench, request
+from tests.tiny_build import LATENCY, Heard, bench, request
 from tests.tiny_bundle import new_key
 from tests.tiny_folder import spread_vectors, write_folder
 from validate.render_terminal import plain_lines
@@ -119,7 +119,7 @@ def test_every_figure_is_there(first: tuple[Build, Heard]) -> None:
             assert measured.loading is not None
             assert measured.loading.peak_memory_bytes > 10_000_000
             assert measured.restarts is not None
-            assert len(measured.restarts.processes) == 3
+            assert len(measured.restarts.processes) == LATENCY.restarts
             assert measured.conditions is not None
             assert measured.roofline is not None
             assert [point.prompt_tokens for point in measured.roofline.points] == [8, 16]
