@@ -7,8 +7,8 @@ import pytest
 
 from export.hub import GRAPH, WEIGHTS
 from export.parity import HubSession
+from quantize.diagnose import ROWS, broken, diagnose, mean_kl
 from quantize.diagnose import WeightError as Error
-from quantize.diagnose import broken, diagnose, mean_kl
 from quantize.quantizer import QuantizedModel
 from quantize.traced_hub import TracedHub
 from tests.conftest import Hubs, QuantizedVariants
@@ -101,4 +101,9 @@ def test_kl_is_zero_for_equal_logits_and_right_for_two_tokens() -> None:
     assert mean_kl(logits, logits + 3) == pytest.approx(0.0, abs=1e-12)
     p, q = 0.25, 0.5
     one, other = np.log([[p, 1 - p]]).astype(np.float32), np.log([[q, 1 - q]]).astype(np.float32)
+    some = (
+        np.concatenate([one] * ROWS + [other]),
+        np.concatenate([other] * (ROWS + 1)),
+    )  # more than are compared at once
+    assert mean_kl(*some) == pytest.approx(mean_kl(one, other) * ROWS / (ROWS + 1), rel=1e-5)
     assert mean_kl(one, other) == pytest.approx(p * np.log(p / q) + (1 - p) * np.log((1 - p) / (1 - q)), rel=1e-5)

@@ -20,12 +20,13 @@ from targets.errors import UsageError
 from tests.conftest import Packages, QuantizedVariants
 from tests.tiny_build import GOLDEN
 from validate.golden import LONG, Golden, measure_golden
-from validate.kv_cache import KvCache, measure_kv_cache, onnxruntime_session
+from validate.kv_cache import KvCache, long_divergence, measure_kv_cache, onnxruntime_session
 from validate.onnx_cache import with_float_cache
 from validate.onnxruntime_runtime import OnnxRuntime
 from validate.openvino_runtime import OpenVino
 from validate.plans import GoldenPlan
 from validate.runtime import DEPLOYED, find_runtime
+from validate.vehicle_session import HubStepping
 
 PLAN = dataclasses.replace(GOLDEN, long_tokens=96, long_after=64)
 DOWNLOADS = Path(__file__).resolve().parents[1] / "artifacts" / ".downloads"
@@ -68,6 +69,38 @@ def test_the_long_reference_is_the_float_models(tiny_hub: OnnxModel, golden: Gol
     logits = open_hub(tiny_hub).step(tokens[None])[0]
     assert abs(score_window(reference, logits[64:], 0).kl.mean()) < 1e-6
     assert score_window(reference, logits[63:-1], 0).kl.mean() > 1e-3  # one position off is seen
+
+
+def test_a_text_read_in_pieces_has_the_same_reference(
+    tiny_hub: OnnxModel, golden: Golden, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pieces that end within the part that is compared, before it, and at neither's end."""
+    monkeypatch.setattr("validate.golden.STEP", 7)
+    monkeypatch.setattr("validate.fidelity.ROWS", 3)
+    again = measure_golden(tiny_hub, PLAN, tmp_path, ignore)
+    long, same = golden.long(), again.long()
+    assert long is not None
+    assert same is not None
+    for (tokens, one), (others, other) in [*zip(golden.windows(), again.windows(), strict=True), (long, same)]:
+        assert np.array_equal(tokens, others)
+        assert np.array_equal(one.targets, other.targets)
+        assert np.allclose(one.target_log_probs, other.target_log_probs, atol=1e-4)
+        assert np.allclose(one.log_probs[:, 0], other.log_probs[:, 0], atol=1e-4)
+
+
+def test_a_context_read_in_pieces_gives_the_same_divergence(
+    tiny_hub: OnnxModel, golden: Golden, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long = golden.long()
+    assert long is not None
+    tokens, reference = long
+    shifted = dataclasses.replace(reference, log_probs=np.roll(reference.log_probs, 1, axis=0))  # so that it is not 0
+    session = HubStepping(open_hub(tiny_hub))
+    whole = long_divergence(session, tokens, shifted)
+    monkeypatch.setattr("validate.windows.STEP", 5)
+    monkeypatch.setattr("validate.kv_cache.STEP", 5)
+    assert long_divergence(session, tokens, shifted) == pytest.approx(whole, abs=1e-5)
+    assert abs(whole) > 1e-3
 
 
 @pytest.mark.parametrize(
