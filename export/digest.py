@@ -28,6 +28,11 @@ def digest_file(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def is_digest(text: str) -> bool:
+    """Whether `text` is 64 lowercase hex digits."""
+    return len(text) == 64 and not set(text) - set("0123456789abcdef")
+
+
 def canonical_json(value: Any) -> bytes:
     """JSON with sorted keys, no spaces and no NaN: equal values give equal bytes on every machine."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from export.digest import digest_file
+from export.digest import digest_file, is_digest
 
 MEMORY = "digests.json"
 LARGE = 1 << 20  # bytes; what is smaller is read in less time than it takes to look it up
@@ -68,7 +68,7 @@ def is_row(row: Any) -> bool:
     """Whether it is five whole numbers and a SHA-256 in hex."""
     if not isinstance(row, list) or len(row) != 6 or not all(type(number) is int for number in row[:-1]):
         return False
-    return isinstance(row[-1], str) and len(row[-1]) == 64 and set(row[-1]) <= set("0123456789abcdef")
+    return isinstance(row[-1], str) and is_digest(row[-1])
 
 
 def remember(path: Path, rows: dict[str, list[Any]]) -> None:

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from export.digest import digest_files, digest_value
-from tapeout.stage_key import Record, is_digest, stage_key
+from export.digest import digest_files, digest_value, is_digest
+from tapeout.stage_key import Record, stage_key
 from targets.errors import StageFailed
 
 CHAIN = "chain.json"

@@ -147,12 +147,11 @@ class Executor:
         While one of them is made the stage's process is started, so that it has imported its libraries by then.
         """
         modules = imported_ahead(job.stage, job.parameters)
-        if not modules or not wait(inputs.values(), SOON_S).not_done:
-            return self.run_job(job, {name: future.result() for name, future in inputs.items()})
         with contextlib.ExitStack() as stack:
             ahead = None
-            with contextlib.suppress(OSError):  # no room for its log, no more processes: the stage itself will say so
-                ahead = stack.enter_context(self.children.ahead(modules, environment_of(find_stage(job.stage))))
+            if modules and wait(inputs.values(), SOON_S).not_done:
+                with contextlib.suppress(OSError):  # no room for its log, no more processes: the stage itself says so
+                    ahead = stack.enter_context(self.children.ahead(modules, environment_of(find_stage(job.stage))))
             return self.run_job(job, {name: future.result() for name, future in inputs.items()}, ahead)
 
     def run_job(self, job: Job, inputs: Mapping[str, Done], ahead: Ahead | None = None) -> Done:

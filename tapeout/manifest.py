@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from export.digest import is_digest
 from export.strict_json import parse_object
 from tapeout.bundle_tree import Tree, collisions, name_fault, read_small, read_tree, shown
-from tapeout.stage_key import is_digest
 from tapeout.storage_errors import storage_errors
 from targets.errors import InputRefused, IntegrityError
 

@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from export.digest import is_digest
 from export.strict_json import parse_object
 from tapeout.bundle_tree import collisions, name_fault, shown
-from tapeout.stage_key import is_digest
 from targets.errors import InputRefused, IntegrityError
 
 TYPE = "https://in-toto.io/Statement/v1"

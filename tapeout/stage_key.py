@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from export.digest import canonical_json, digest_bytes, digest_files, digest_value
+from export.digest import canonical_json, digest_bytes, digest_files, digest_value, is_digest
 from targets.errors import IntegrityError, StageFailed
 
 PREFIX = b"tapeout stage key 1\n"
@@ -80,11 +80,6 @@ class Record(Provenance):
         if not sound:
             raise IntegrityError("a record of the store is damaged", "build again; the stage will be repeated")
         return record
-
-
-def is_digest(text: str) -> bool:
-    """Whether `text` is 64 lowercase hex digits."""
-    return len(text) == 64 and not set(text) - set("0123456789abcdef")
 
 
 def stage_key(

@@ -19,10 +19,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from export.digest import digest_files, list_files
+from export.digest import digest_files, is_digest, list_files
 from tapeout.durable_files import copy_file, listing, move_new, remove_tree, seal, sync, sync_folders, write_whole
 from tapeout.file_lock import acquire, release
-from tapeout.stage_key import Provenance, Record, is_digest
+from tapeout.stage_key import Provenance, Record
 from tapeout.storage_errors import FAILING, FULL, storage_errors
 from targets.errors import IntegrityError, StageFailed, UsageError
 

@@ -7,6 +7,7 @@ from pathlib import Path
 STATUS = Path("/proc/self/status")
 STATM = Path("/proc/self/statm")
 KILO = 1024
+MAXRSS_UNIT = 1 if sys.platform == "darwin" else KILO  # bytes, of getrusage(2)'s ru_maxrss
 
 
 def peak_bytes() -> int:
@@ -20,14 +21,14 @@ def peak_bytes() -> int:
         return int(rows["VmHWM"].split()[0]) * KILO
     import resource
 
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else KILO)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * MAXRSS_UNIT
 
 
 def peak_with_children_bytes() -> int:
     """The larger of this process's peak and that of the largest process it started and waited for."""
     import resource
 
-    children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * (1 if sys.platform == "darwin" else KILO)
+    children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * MAXRSS_UNIT
     return max(peak_bytes(), children)
 
 
